@@ -1,0 +1,1 @@
+"""Losses, schedules and guidance shared by training and sampling."""

@@ -1,0 +1,1 @@
+"""Photo → Face: detect, choose, align, judge, embed."""

@@ -1,0 +1,1 @@
+"""Tasks, the one loop, checkpoints, EMA."""

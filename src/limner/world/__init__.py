@@ -1,0 +1,1 @@
+"""The synthetic sitters: identities, renderer, captions, ground truth."""
