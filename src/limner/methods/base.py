@@ -1,0 +1,93 @@
+"""The contract of every way to put a person into a picture: enrol faces once, condition on any number of prompts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from limner.errors import ConfigError, FaceError, PromptError
+from limner.types import Conditioning, Face, Identity
+
+
+class Method(ABC):
+    """Turns faces into an `Identity`, and an identity and prompts into the denoiser's `Conditioning`.
+
+    A method knows nothing of sampling, and a pipeline knows nothing of faces: what passes between them is a
+    `Conditioning`. All tensors of one conditioning are on the device and of the dtype of the method's weights.
+
+    Attributes:
+        name: key of the method (`faceclip`, `dreamidentity`, …); written into every identity.
+        version: raised whenever the meaning of the identity's tensors changes; old identities are then refused.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+
+    @abstractmethod
+    def enroll(self, faces: Sequence[Face]) -> Identity:
+        """What the method keeps of one person, from one or more pictures of them.
+
+        Args:
+            faces: aligned faces of the same person, at least one; outliers were removed before (`limner.faces`).
+
+        Raises:
+            FaceError: no face given.
+        """
+
+    @abstractmethod
+    def condition(
+        self,
+        identity: Identity | None,
+        prompts: Sequence[str],
+        *,
+        negative_prompts: Sequence[str] | None = None,
+        strength: float = 1.0,
+    ) -> Conditioning:
+        """One row of conditioning per prompt, with its unconditional branch.
+
+        Args:
+            identity: the person to paint; None paints the prompt alone.
+            prompts: B sentences.
+            negative_prompts: B sentences, or one for all; None means empty ones.
+            strength: how much of the person goes in: 1 as the method was trained, 0 nobody in particular.
+
+        Raises:
+            WeightsMismatch: the identity was made by another method, version or model.
+            PromptError: no prompt, or a number of negative prompts that fits none.
+            ConfigError: strength outside [0, 1].
+        """
+
+
+def demand_faces(faces: Sequence[Face]) -> Sequence[Face]:
+    """`faces`, if there is at least one; else FaceError."""
+    if not faces:
+        raise FaceError("Enrolling needs at least one face; got none.", "Give one or more photos of the person.")
+    return faces
+
+
+def demand_prompts(prompts: Sequence[str], negative_prompts: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Prompts and as many negative prompts.
+
+    Raises:
+        PromptError: a bare string, no prompt, or counts that do not fit.
+    """
+    if isinstance(prompts, str) or isinstance(negative_prompts, str):
+        raise PromptError("A list of prompts is expected; got a bare string.", "Write [prompt].")
+    if not prompts:
+        raise PromptError("At least one prompt is expected; got none.")
+    negatives = [""] if negative_prompts is None else list(negative_prompts)
+    if len(negatives) == 1:
+        negatives *= len(prompts)
+    if len(negatives) != len(prompts):
+        raise PromptError(
+            f"{len(prompts)} prompts need as many negative prompts, or one for all; got {len(negatives)}."
+        )
+    return list(prompts), negatives
+
+
+def demand_strength(strength: float) -> float:
+    """`strength`, if it lies in [0, 1]; else ConfigError."""
+    if not 0 <= strength <= 1:
+        raise ConfigError(f"strength is {strength!r}; allowed: 0 (nobody in particular) to 1 (as trained).")
+    return float(strength)
