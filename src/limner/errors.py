@@ -61,6 +61,12 @@ class ImageTooLarge(ImageError):
     code = "image_too_large"
 
 
+class NoProvenance(ImageError):
+    """A readable picture without Limner's record of how it was painted."""
+
+    code = "no_provenance"
+
+
 class FaceError(ImageError):
     """Base of everything that can go wrong between a readable picture and a `Face`."""
 
