@@ -133,6 +133,12 @@ class StorageError(LimnerError):
     code = "storage"
 
 
+class TrainingDiverged(LimnerError):
+    """The loss or its gradient is no longer a finite number; the last good checkpoint is kept."""
+
+    code = "diverged"
+
+
 class CorruptData(LimnerError):
     """A file that Limner wrote (shard, manifest, checkpoint, identity) is damaged or was changed by hand."""
 

@@ -1,0 +1,300 @@
+"""The one training loop: any `Task`, on one process or many, stoppable and resumable at any moment."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from limner.config import Config
+from limner.data.loader import Share, batches
+from limner.data.order import Order
+from limner.errors import ConfigError, OutputConflict, StorageError, TrainingDiverged
+from limner.training.checkpoint import Checkpoints, whole_folder
+from limner.training.dice import Dice, seed_everything
+from limner.training.ema import Ema
+from limner.training.progress import Reporter, counting, silent
+from limner.training.recipe import Loop, Recipe, first_difference
+from limner.training.results import write_results
+from limner.training.stop import Stop
+from limner.training.task import Task
+
+ASK_EVERY = 10
+"""Steps between two agreements of several processes on whether to stop."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        step: steps done.
+        finished: all of them.
+        stopped: why not (`signal SIGTERM`, `time limit`), or empty.
+        metrics: of the last validation.
+        out: the folder.
+    """
+
+    step: int
+    finished: bool
+    stopped: str
+    metrics: dict[str, float]
+    out: Path
+
+
+def learning_rate(loop: Loop, step: int) -> float:
+    """Rate of a step (from 0): linear warm-up, then a cosine down to `lr * final_lr` (arXiv 1608.03983, Equation 5)."""
+    if step < loop.warmup:
+        return loop.lr * (step + 1) / loop.warmup
+    progress = (step - loop.warmup) / max(1, loop.steps - loop.warmup)
+    return loop.lr * (loop.final_lr + (1 - loop.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def claim_folder(out: Path, recipe: Recipe) -> None:
+    """Makes `out` the folder of this training and writes recipe.yaml into it, or checks that it already is.
+
+    Fields under `run` may differ from what is there, everything else may not.
+
+    Raises:
+        OutputConflict: it belongs to a training with other values, or holds something else.
+        StorageError: it cannot be made.
+    """
+    path = out / "recipe.yaml"
+    if path.exists():
+        old = Recipe.load(path).to_dict()
+        found = first_difference({**old, "run": 0}, {**recipe.to_dict(), "run": 0})
+        if found:
+            raise OutputConflict(
+                f"{out} holds a training whose {found[0]} is {found[1]!r}; this one has {found[2]!r}.",
+                "Choose another folder with --out, or give the same values to go on.",
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise OutputConflict(f"{out} is not empty and holds no training.", "Choose another folder with --out.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        recipe.save(path)
+    except OSError as e:
+        raise StorageError(f"Cannot write {path}: {e.strerror or e}.", "Choose another folder with --out.") from e
+
+
+class Trainer:
+    """Runs one task in one folder.
+
+    Args:
+        recipe: complete (the task's settings written out).
+        build: makes the task; called once the global generators are seeded.
+        out: folder for recipe.yaml, checkpoints/, weights/, results.json, log.jsonl, tensorboard/ and sheets/.
+    """
+
+    def __init__(self, recipe: Recipe, build: Any, out: Path) -> None:
+        from accelerate import Accelerator, InitProcessGroupKwargs
+
+        self.recipe, self.loop, self.run_config, self.out = recipe, recipe.loop, recipe.run, out
+        patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+        self.accelerator = Accelerator(mixed_precision=self.loop.precision, kwargs_handlers=[patience])
+        self.main = self.accelerator.is_main_process
+        self.share = Share(self.accelerator.process_index, self.accelerator.num_processes, self.loop.accumulation)
+        self.share.positions(self.loop.batch_size, 0)
+        with self.accelerator.main_process_first():
+            claim_folder(out, recipe)
+        seed_everything(self.loop.seed)
+        self.task: Task[Config] = build()
+        if self.task.contrasts_rows and self.loop.accumulation > 1:
+            raise ConfigError(
+                f"Loop.accumulation is {self.loop.accumulation}, but the task {self.task.name!r} contrasts the rows of "
+                "a batch; allowed: 1.",
+                "Use more processes instead.",
+            )
+        self.checkpoints = Checkpoints(out / "checkpoints", self.run_config.keep)
+        self.metrics: dict[str, float] = {}
+
+    def run(self, minutes: float | None = None, resume: int | None = None) -> Outcome:
+        """Trains to the end, a signal or the limit of minutes, from the last checkpoint if there is one.
+
+        Args:
+            minutes: wall-clock limit; a checkpoint is written before leaving.
+            resume: step of an earlier checkpoint to go back to; None takes the last.
+
+        Raises:
+            TrainingDiverged: the loss is not finite; nothing was saved after it.
+            StorageError: the disk is full; earlier checkpoints are intact.
+            CorruptData: the checkpoint is damaged.
+            ConfigError: no checkpoint of that step.
+        """
+        with self.accelerator.main_process_first():
+            self.task.prepare(counting if self.main else silent)
+        start = self._set_up(resume)
+        reporter = Reporter(self.out, start, self.loop.steps, self.loop.batch_size, quiet=not self.main)
+        with Stop(minutes) as stop, reporter as self.reporter:
+            if start:
+                self.reporter.line(f"resumed from step {start}")
+            step, reason = self._steps(start, stop)
+            self._save(step)
+            if step == self.loop.steps:
+                self._finish(step)
+            elif self.main:
+                write_results(self, step, reason)
+        return Outcome(step, step == self.loop.steps, reason, self.metrics, self.out)
+
+    def _set_up(self, resume: int | None) -> int:
+        """Wraps model and optimizer for these processes and loads the checkpoint; returns the step to go on from."""
+        loop, task = self.loop, self.task
+        source = task.source()
+        self.source, self.order = source, Order(len(source), loop.batch_size, loop.seed, source.groups)
+        optimizer = torch.optim.AdamW(
+            task.parameter_groups(loop.weight_decay), lr=loop.lr, betas=loop.betas, eps=loop.eps
+        )
+        task.device = self.accelerator.device
+        for module in task.frozen():
+            module.to(task.device).eval().requires_grad_(False)
+        self.model, self.optimizer = self.accelerator.prepare(task.model, optimizer)
+        task.model = self.accelerator.unwrap_model(self.model)
+        self.ema = Ema(task.model, loop.ema, "cpu" if loop.ema_on_cpu else None) if loop.ema else None
+        self.saved = -1
+        steps = self.checkpoints.steps()
+        if resume is not None and resume not in steps:
+            raise ConfigError(
+                f"There is no checkpoint of step {resume} in {self.checkpoints.folder}.",
+                f"There are: {', '.join(map(str, steps)) or 'none'}.",
+            )
+        if not steps:
+            return 0
+        start = steps[-1] if resume is None else resume
+        state = self.checkpoints.load(start, task.model, self.optimizer.optimizer, self.ema)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.metrics, self.saved = state["metrics"], start
+        return start
+
+    def _steps(self, start: int, stop: Stop) -> tuple[int, str]:
+        """Steps until the end or a reason to stop; returns the steps done and that reason."""
+        loop, run = self.loop, self.run_config
+        stream = batches(self.source, self.order, self.share, start, loop.steps, run.workers)
+        self.model.train()
+        for step in range(start, loop.steps):
+            losses = self._step(step, stream)
+            done = step + 1
+            self.reporter.stepped(done)
+            if _due(done, run.log_every) or done == loop.steps:
+                self.reporter.scalars(done, losses(), prefix="train")
+            if done < loop.steps:
+                with self.reporter.pause():
+                    self._intervals(done)
+                reason = self._agree(done, stop)
+                if reason:
+                    return done, reason
+        return loop.steps, ""
+
+    def _step(self, step: int, stream: Any) -> Any:
+        """One optimizer step; returns a function that gives the scalars for the log."""
+        loop, accelerator = self.loop, self.accelerator
+        rate = learning_rate(loop, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        totals: dict[str, torch.Tensor] = {}
+        for part in range(loop.accumulation):
+            batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in next(stream).items()}
+            place = self.share.positions(loop.batch_size, part)
+            dice = Dice(loop.seed, step, range(place.start, place.stop), accelerator.device)
+            seed_everything(loop.seed, step, part, self.share.rank)
+            last = part == loop.accumulation - 1
+            with nullcontext() if last else accelerator.no_sync(self.model):
+                losses = self.task.loss(self.model, batch, dice)
+                accelerator.backward(losses.total / loop.accumulation)
+            for name, value in {"loss": losses.total.detach(), **losses.parts}.items():
+                totals[name] = totals.get(name, 0) + value.float() / loop.accumulation
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), loop.clip or math.inf)
+        self._demand_finite(step + 1, totals["loss"], norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update()
+        totals["gradient"] = norm
+        return lambda: {**{k: float(accelerator.reduce(v, "mean")) for k, v in totals.items()}, "lr": rate}
+
+    def _demand_finite(self, step: int, loss: torch.Tensor, norm: torch.Tensor) -> None:
+        """Raises TrainingDiverged before bad numbers reach the weights. fp16's scaler copes with infinite gradients."""
+        gradient_ok = self.accelerator.scaler is not None or bool(torch.isfinite(norm))
+        if bool(torch.isfinite(loss)) and gradient_ok:
+            return
+        steps = self.checkpoints.steps()
+        raise TrainingDiverged(
+            f"At step {step} the loss is {float(loss):.4g} and its gradient norm {float(norm):.4g}; "
+            f"finite numbers are expected.",
+            (f"The checkpoint of step {steps[-1]} in {self.checkpoints.folder} is good. " if steps else "")
+            + "Lower loop.lr, lengthen loop.warmup or train in float32 (loop.precision=no), in another folder.",
+        )
+
+    def _intervals(self, done: int) -> None:
+        run = self.run_config
+        if _due(done, run.validate_every):
+            self._validate(done)
+        if _due(done, run.sheet_every):
+            self._sheet(done)
+        if _due(done, run.checkpoint_every):
+            self._save(done)
+
+    def _averaged(self) -> Any:
+        return self.ema.applied() if self.ema is not None else nullcontext()
+
+    @torch.no_grad()
+    def _validate(self, done: int) -> None:
+        self.task.model.eval()
+        with self._averaged():
+            self.metrics = self.task.validate()
+        self.model.train()
+        self.reporter.scalars(done, self.metrics, prefix="validation")
+
+    @torch.no_grad()
+    def _sheet(self, done: int) -> None:
+        self.task.model.eval()
+        with self._averaged():
+            image = self.task.sheet()
+        self.model.train()
+        if image is not None:
+            self.reporter.sheet(done, image)
+
+    def _save(self, done: int) -> None:
+        if done == self.saved:
+            return
+        scaler = self.accelerator.scaler
+        state = {
+            "metrics": self.metrics,
+            "digest": self.recipe.digest(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+        model: nn.Module = self.task.model
+        self.checkpoints.save(done, model, self.optimizer.optimizer, self.ema, state, write=self.main)
+        self.saved = done
+        self.accelerator.wait_for_everyone()
+
+    def _agree(self, done: int, stop: Stop) -> str:
+        """The reason to stop on which all processes agree, or the empty string."""
+        if self.share.world == 1:
+            return stop.reason
+        if done % ASK_EVERY:
+            return ""
+        vote = torch.tensor([1.0 if stop.reason else 0.0], device=self.accelerator.device)
+        return (stop.reason or "another process stopped") if float(self.accelerator.reduce(vote, "sum")) else ""
+
+    def _finish(self, step: int) -> None:
+        """Validates, samples and exports the final, averaged weights, and writes results.json."""
+        with self.reporter.pause():
+            self._validate(step)
+            self._sheet(step)
+            if self.main:
+                self.task.model.eval()
+                with self._averaged(), whole_folder(self.out / "weights") as folder:
+                    self.task.export(folder)
+                write_results(self, step, "")
+        self.accelerator.wait_for_everyone()
+
+
+def _due(done: int, every: int) -> bool:
+    return every > 0 and done % every == 0
