@@ -46,6 +46,16 @@ class WeightFile:
         where = f"set {self.variable} to its path" if self.variable else "place it in the Hugging Face cache"
         return f"Download {self.filename} from huggingface.co/{self.repo} on another machine and {where}."
 
+    def cached(self) -> Path | None:
+        """Where the file lies on this machine already, without looking at any network; None if nowhere."""
+        local = os.environ.get(self.variable) if self.variable else None
+        if local:
+            return Path(local) if Path(local).is_file() else None
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.repo, self.filename)
+        return Path(found) if isinstance(found, str) else None
+
     def resolve(self, path: str | Path | None = None, *, accept_license: bool = False) -> Path:
         """The local path: `path` if given, else the environment variable, else the cache, else a download.
 
@@ -142,6 +152,11 @@ def get_weights(name: str) -> WeightFile:
 def get_model(name: str) -> ModelSpec:
     """The model called `name`; ConfigError lists the known ones."""
     return _get(_MODELS, name, "model")
+
+
+def weight_files() -> Iterator[WeightFile]:
+    """Every registered weight file, in order of registration."""
+    yield from _WEIGHTS.values()
 
 
 def models() -> Iterator[ModelSpec]:
