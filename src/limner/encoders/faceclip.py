@@ -1,0 +1,338 @@
+"""FaceCLIP (arXiv 2504.14202): a face and a prompt in, conditioning of a text-to-image model out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from limner.encoders.branch import Encoded, FaceCLIPBranch
+from limner.encoders.config import PRESETS, FaceCLIPConfig, preset
+from limner.encoders.face_vit import FaceTokens, FaceViT, check_images, fuse_faces, mix_faces, place_faces
+from limner.encoders.published import demand_layout, infer_config, shapes_of, strip_prefix, write_safetensors
+from limner.encoders.tokenizer import (
+    IDENTITY_PREFIX,
+    PromptTokenizer,
+    clip_tokenizer,
+    encode_prompts,
+    identity_position,
+)
+from limner.errors import ConfigError, CorruptData, ImageError, PromptError, WeightsMismatch, WeightsUnavailable
+
+__all__ = [
+    "PRESETS",
+    "Encoded",
+    "FaceCLIPConfig",
+    "FaceCLIPEncoder",
+    "FaceTokens",
+    "clip_tokenizer",
+    "from_published",
+    "fuse_faces",
+    "preset",
+]
+
+FILE = "model.safetensors"
+METADATA = "limner.faceclip"
+
+
+class FaceCLIPEncoder(nn.Module):
+    """One or more branches side by side: their tokens are joined on channels, the last one gives everything else.
+
+    A face is *enrolled* once (`enroll`) and then painted with any number of prompts (`encode_identity`); `encode` does
+    both at once. The face encoders stay in evaluation mode whatever `train` says: they are frozen in every training
+    of the whole.
+
+    Args:
+        config: sizes; one of `PRESETS` or of one's own.
+        tokenizer: of the vocabulary in `config`; None leaves only `forward` usable.
+    """
+
+    def __init__(self, config: FaceCLIPConfig, tokenizer: Any = None) -> None:
+        super().__init__()
+        self.config = config
+        self.branches = nn.ModuleList(FaceCLIPBranch(b) for b in config.branches)
+        self.tokenizer = tokenizer
+        if config.shared_face:
+            self._share_face()
+        self.identity_position = 4 if tokenizer is None else identity_position(tokenizer)
+        if tokenizer is not None:
+            self._check_tokenizer()
+        self._null: tuple[Any, list[FaceTokens]] | None = None
+
+    @property
+    def faces(self) -> list[FaceViT]:
+        """The face encoders: one if it is shared, else one per branch."""
+        return [b.face_encoder for b in (self.branches[:1] if self.config.shared_face else self.branches)]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.branches[0].text_projection.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.branches[0].text_projection.device
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for branch in self.branches:
+            branch.face_encoder.eval()
+        return self
+
+    # --- encoding -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(
+        self, images: Tensor | None, prompts: Sequence[str], has_face: Sequence[bool] | Tensor | None = None
+    ) -> Encoded:
+        """Encodes B pairs of face and prompt.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], aligned faces of any size; None if no row has a face.
+            prompts: B sentences.
+            has_face: B booleans; rows without a face take the null face (an all-zero picture), whatever `images`
+                holds there, and get no identity prefix. None means that all rows have one (or none, without images).
+
+        Raises:
+            ImageError: images of another shape, type or range.
+            PromptError: no prompts, or counts that do not fit.
+
+        Warns:
+            PromptTruncated: a prompt was too long; the warning quotes what was cut.
+        """
+        count = len(_check_prompts(prompts))
+        with_face = torch.full((count,), images is not None) if has_face is None else torch.as_tensor(has_face).bool()
+        with_face = with_face.cpu()
+        if with_face.shape != (count,):
+            raise PromptError(f"{count} prompts need as many values in has_face; got {tuple(with_face.shape)}.")
+        if images is not None:
+            check_images(images)
+        if with_face.any() and (images is None or len(images) != count):
+            got = "none" if images is None else str(len(images))
+            raise ImageError(f"{count} prompts need as many face images; got {got}.")
+        faces = self.null_faces()
+        if images is not None and with_face.any():
+            seen = self._see(images[with_face.to(images.device)])
+            faces = [place_faces(null, own, with_face) for null, own in zip(faces, seen, strict=True)]
+        ids = self.tokenize(prompts, with_face)
+        return self(ids, faces, with_face.to(self.dtype))
+
+    @torch.no_grad()
+    def enroll(self, images: Tensor, weights: Sequence[float] | None = None) -> dict[str, Tensor]:
+        """What is kept of one person: for face encoder i, `class_token.i` (D) and `patch_tokens.i` (N, W).
+
+        Args:
+            images: (R, 3, H, W) in [0, 1]: aligned faces of the same person.
+            weights: of the R pictures; equal if None. How they are fused: `fuse_faces`.
+        """
+        kept = {}
+        for i, tokens in enumerate(self._see(check_images(images))):
+            fused = fuse_faces(tokens, weights)
+            kept[f"class_token.{i}"], kept[f"patch_tokens.{i}"] = fused.class_token[0], fused.patch_tokens[0]
+        return kept
+
+    @torch.no_grad()
+    def encode_identity(
+        self, identity: Mapping[str, Tensor] | None, prompts: Sequence[str], strength: float = 1.0
+    ) -> Encoded:
+        """Encodes B prompts for one enrolled person, without looking at a picture again.
+
+        With strength s, the patch tokens are s·person + (1 − s)·null face, and the word `id` of the prefix has the
+        embedding s·(projected class token) + (1 − s)·(the word's own). So 1 is `encode` with a face, exactly; 0 is
+        `encode` without, exactly (the prefix is then left out too); between, every input moves along a straight line.
+
+        Args:
+            identity: from `enroll`; None is the null face.
+            prompts: B sentences.
+            strength: 0 to 1.
+
+        Raises:
+            WeightsMismatch: an identity of other shapes.
+            ConfigError: strength outside [0, 1].
+        """
+        if not 0 <= strength <= 1:
+            raise ConfigError(f"strength is {strength!r}; allowed: 0 to 1.")
+        count = len(_check_prompts(prompts))
+        with_face = torch.full((count,), identity is not None and strength > 0)
+        faces = self.null_faces() if identity is None or strength < 1 else []
+        if identity is not None and strength > 0:
+            person = self._recall(identity)
+            faces = person if strength == 1 else [mix_faces(n, p, strength) for n, p in zip(faces, person, strict=True)]
+        return self(self.tokenize(prompts, with_face), faces, with_face.to(self.dtype) * strength)
+
+    def forward(self, ids: Tensor, faces: Sequence[FaceTokens], amount: Tensor) -> Encoded:
+        """Branch by branch, joined.
+
+        Args:
+            ids: (B, T).
+            faces: of each face encoder; their batch is B, or 1 for one face with all prompts.
+            amount: (B,): share of the identity word's embedding that the face replaces; 0 for rows without prefix.
+        """
+        ids, amount = ids.to(self.device), amount.to(self.device)
+        faces = list(faces) * (len(self.branches) // len(faces))
+        out = [b(ids, f, amount, self.identity_position) for b, f in zip(self.branches, faces, strict=True)]
+        return out[-1]._replace(tokens=torch.cat([o.tokens for o in out], dim=-1))
+
+    def tokenize(self, prompts: Sequence[str], with_face: Tensor) -> Tensor:
+        """Token ids (B, T) of the prompts, those with a face behind the identity prefix."""
+        if self.tokenizer is None:
+            raise ConfigError("This encoder has no tokenizer.", "Build it with one: clip_tokenizer(path).")
+        texts = [IDENTITY_PREFIX + p if f else p for p, f in zip(prompts, with_face.tolist(), strict=True)]
+        return encode_prompts(self.tokenizer, texts, self.config.context)
+
+    @torch.no_grad()
+    def null_faces(self) -> list[FaceTokens]:
+        """The all-zero picture as every face encoder sees it, batch 1; kept until their weights change or move."""
+        state = tuple(
+            (t.data_ptr(), t._version, t.device, t.dtype) for f in self.faces for t in (*f.parameters(), *f.buffers())
+        )
+        if self._null is None or self._null[0] != state:
+            size = self.config.branches[0].face.image_size
+            self._null = (state, self._see(torch.zeros(1, 3, size, size)))
+        return self._null[1]
+
+    def _see(self, images: Tensor) -> list[FaceTokens]:
+        return [face(images.to(self.device)) for face in self.faces]
+
+    def _recall(self, identity: Mapping[str, Tensor]) -> list[FaceTokens]:
+        expected = {}
+        for i, face in enumerate(self.faces):
+            expected[f"class_token.{i}"] = (face.config.output,)
+            expected[f"patch_tokens.{i}"] = (face.config.grid**2, face.config.width)
+        demand_layout(expected, {k: tuple(identity[k].shape) for k in identity if k in expected}, "Identity")
+        ready = {k: identity[k][None].to(self.device, self.dtype) for k in expected}
+        return [FaceTokens(ready[f"class_token.{i}"], ready[f"patch_tokens.{i}"]) for i in range(len(self.faces))]
+
+    # --- files ----------------------------------------------------------------------------------------------------
+
+    def to_published(self) -> dict[str, Tensor]:
+        """The state dict in the published layout (without `model.`); tensors are not copied."""
+        return {self._published_key(key): value for key, value in self.state_dict().items()}
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Writes `model.safetensors` (published keys, the config in its metadata) and `tokenizer/` into a folder.
+
+        A shared face encoder is written once, under the first branch.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        state = {k: v.cpu() for k, v in self.to_published().items()}
+        if self.config.shared_face:
+            for name in self.config.names[1:]:
+                state = {k: v for k, v in state.items() if not k.startswith(f"{name}.face_encoder.")}
+        write_safetensors(Path(path) / FILE, state, {METADATA: json.dumps(self.config.to_dict())})
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(Path(path) / "tokenizer")
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, *, tokenizer: Any = None, torch_dtype: torch.dtype | None = None
+    ) -> FaceCLIPEncoder:
+        """Reads what `save_pretrained` or `limner import faceclip` wrote.
+
+        Args:
+            path: the folder.
+            tokenizer: instead of the saved one. Without either, CLIP's is taken from the Hugging Face cache or hub.
+            torch_dtype: of the weights; None means float32.
+
+        Raises:
+            WeightsUnavailable: no such folder or file, or no tokenizer to be had.
+            CorruptData: damaged, or not written by Limner.
+            WeightsMismatch: keys or shapes that do not fit the config in the file.
+        """
+        file = Path(path) / FILE
+        state, config = _read_saved(file)
+        if tokenizer is None:
+            saved = Path(path) / "tokenizer"
+            tokenizer = PromptTokenizer.from_pretrained(saved) if saved.is_dir() else clip_tokenizer()
+        if config.shared_face:
+            first = f"{config.names[0]}.face_encoder."
+            for name in config.names[1:]:
+                state |= {k.replace(config.names[0], name, 1): v for k, v in state.items() if k.startswith(first)}
+        return from_published(state, tokenizer, config).to(torch_dtype or torch.float32)
+
+    def _published_key(self, key: str) -> str:
+        _, index, own = key.split(".", 2)
+        name = self.config.names[int(index)]
+        return f"{name}.{own}" if name else own
+
+    def _share_face(self) -> None:
+        for branch in self.branches[1:]:
+            branch.face_encoder = self.branches[0].face_encoder
+
+    def _check_tokenizer(self) -> None:
+        known = len(self.tokenizer)
+        if known > self.config.vocabulary:
+            raise WeightsMismatch(
+                f"A tokenizer of at most {self.config.vocabulary} tokens is expected; got one of {known}.",
+                "Use the tokenizer that the weights were trained with.",
+            )
+        if self.tokenizer.eos_token_id != known - 1:
+            raise WeightsMismatch(
+                f"An end token with the highest id ({known - 1}) is expected; it is {self.tokenizer.eos_token_id}.",
+                "Towers find the end of a prompt by its highest id; take clip_tokenizer or build_word_tokenizer.",
+            )
+
+
+def from_published(state: Mapping[str, Any], tokenizer: Any, config: FaceCLIPConfig | None = None) -> FaceCLIPEncoder:
+    """The encoder of a published state dict, strictly: every key is used, or named in the error.
+
+    Tensors are adopted as they are (type and memory), not copied. Face encoders that are equal in all branches are
+    kept once.
+
+    Args:
+        state: keys of one branch, or of several with their names in front; `model.` in front of all is allowed.
+        tokenizer: `clip_tokenizer(…)` for published weights.
+        config: sizes; None infers them from the shapes, and heads and activations from the preset of equal width.
+
+    Raises:
+        WeightsMismatch: missing or unexpected keys, wrong shapes, or a width that no preset has.
+    """
+    state = {key: _as_tensor(value) for key, value in strip_prefix(state).items()}
+    given = shapes_of(state)
+    config = config or infer_config(given)
+    with torch.device("meta"):
+        encoder = FaceCLIPEncoder(dataclasses.replace(config, shared_face=False), tokenizer)
+    demand_layout(shapes_of(encoder.to_published()), given, "FaceCLIP encoder")
+    own = {key: state[encoder._published_key(key)] for key in encoder.state_dict()}
+    encoder.load_state_dict(own, strict=True, assign=True)
+    if len(config.branches) > 1 and (config.shared_face or _equal_faces(encoder)):
+        encoder.config = dataclasses.replace(config, shared_face=True)
+        encoder._share_face()
+    return encoder.eval()
+
+
+def _equal_faces(encoder: FaceCLIPEncoder) -> bool:
+    first, *others = (f.state_dict() for f in encoder.faces)
+    return all(first.keys() == o.keys() and all(torch.equal(first[k], o[k]) for k in first) for o in others)
+
+
+def _as_tensor(value: Any) -> Any:
+    import numpy as np
+
+    return torch.from_numpy(np.asarray(value)) if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def _check_prompts(prompts: Sequence[str]) -> Sequence[str]:
+    if isinstance(prompts, str) or not prompts:
+        raise PromptError("A non-empty list of prompts is expected.", "Write [prompt].")
+    return prompts
+
+
+def _read_saved(file: Path) -> tuple[dict[str, Tensor], FaceCLIPConfig]:
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
+
+    if not file.is_file():
+        raise WeightsUnavailable(f"{file} does not exist.", "Make it with `limner import faceclip`.")
+    try:
+        with safe_open(str(file), framework="pt") as f:
+            config = FaceCLIPConfig.from_dict(json.loads((f.metadata() or {})[METADATA]))
+        return load_file(file), config
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as e:
+        raise CorruptData(f"{file} is damaged or was not written by Limner ({e!r}).", "Import it again.") from e
