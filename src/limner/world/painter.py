@@ -81,7 +81,7 @@ def _stroke(canvas: np.ndarray, height: np.ndarray, stroke: np.ndarray, ink: np.
         first, last = left, right
         if abs(uy) > np.float32(0.05):
             middle, spread = x0 - half + dy * ux / uy, (radius + half) / abs(uy)
-            first, last = max(left, int(math.ceil(middle - spread))), min(right, int(middle + spread) + 1)
+            first, last = max(left, math.ceil(middle - spread)), min(right, int(middle + spread) + 1)
         for j in range(first, last):
             dx = np.float32(j) + half - x0
             u, v = dx * ux + dy * uy, dy * ux - dx * uy
