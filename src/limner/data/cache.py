@@ -1,4 +1,4 @@
-"""Tables of memory-mapped arrays on disk: rendered pictures, latents, features. Built once, resumably, read by number."""
+"""Tables of memory-mapped arrays on disk (rendered pictures, latents, features): built once, resumably, read by row."""
 
 from __future__ import annotations
 
@@ -141,12 +141,13 @@ def _row_bytes(column: Column) -> int:
 
 
 def _reserve(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    """Makes an array file of zeros whose space is really taken: a memory map of a file with holes dies on a full disk."""
+    """An array file of zeros whose space is really taken: a memory map of a file with holes dies on a full disk."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     size = path.stat().st_size
     del array
-    with path.open("r+b") as f:
-        os.posix_fallocate(f.fileno(), 0, size)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as f:
+            os.posix_fallocate(f.fileno(), 0, size)
 
 
 def in_processes(

@@ -1,0 +1,41 @@
+"""The two exchanges between processes that tasks need; without other processes both return what they were given."""
+
+from __future__ import annotations
+
+import torch
+from torch import distributed
+
+
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """The rows (B, …) of every process, in order of rank: (world · B, …); gradients flow back to their owners.
+
+    A loss over the gathered rows is the same on every process, and the average of the processes' gradients, which is
+    what data-parallel training takes, is its gradient.
+    """
+    if not _several():
+        return rows
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(rows))
+
+
+def gather_labels(labels: torch.Tensor) -> torch.Tensor:
+    """Like `gather_rows`, for tensors without gradients."""
+    if not _several():
+        return labels
+    parts = [torch.empty_like(labels) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, labels.contiguous())
+    return torch.cat(parts)
+
+
+def average(value: torch.Tensor) -> torch.Tensor:
+    """The mean of a tensor over all processes."""
+    if not _several():
+        return value
+    total = value.detach().clone()
+    distributed.all_reduce(total)
+    return total / distributed.get_world_size()
+
+
+def _several() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

@@ -1,0 +1,195 @@
+"""Training the autoencoder: reconstruction that cares for edges and eyes, latents that stand a little noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from limner.config import Config
+from limner.data.loader import Batch, Source
+from limner.data.tables import DataConfig, TableSource, open_pictures, picture_table, to_images
+from limner.encoders.autoencoder import PatchAutoencoder
+from limner.training.dice import Dice
+from limner.training.distributed import average
+from limner.training.metrics import mean_interval
+from limner.training.sheets import contact_sheet
+from limner.training.task import Losses, Report, Task
+
+MOMENTUM = 0.02
+EYE_RADIUS, FACE_RADIUS = 0.32, 1.5
+"""Of the discs around each eye and around the face, in distances between the eyes."""
+
+
+@dataclass(frozen=True)
+class AutoencoderSettings(Config):
+    """Settings of the task.
+
+    Attributes:
+        data, held_out: pictures to train on and to judge by.
+        widths: channels at a quarter and at an eighth of the size.
+        latent_channels, encoder_layers, decoder_layers: see `PatchAutoencoder`.
+        gradient_weight: of the loss on differences between neighbouring pixels, at full and half size.
+        face_weight, eye_weight: how much more an error counts in the face and at the eyes; need landmarks.
+        noise: deviation of the noise added to normalised latents, so that small errors of a denoiser do not show.
+        validation: held-out pictures used.
+    """
+
+    data: DataConfig
+    held_out: DataConfig
+    widths: tuple[int, int] = (64, 128)
+    latent_channels: int = 16
+    encoder_layers: int = 1
+    decoder_layers: int = 3
+    gradient_weight: float = 1.0
+    face_weight: float = 1.0
+    eye_weight: float = 3.0
+    noise: float = 0.03
+    validation: int = 512
+
+    def validate(self) -> None:
+        self.check(min(self.widths) >= 8 and self.widths[1] % 4 == 0, "widths", "8 or more")
+        self.check(self.latent_channels >= 4, "latent_channels", "4 or more")
+        for name in ("gradient_weight", "face_weight", "eye_weight", "noise"):
+            self.check(getattr(self, name) >= 0, name, "0 or more")
+        self.check(self.validation >= 2, "validation", "2 or more")
+        self.check(self.data.size == self.held_out.size, "held_out", "the size of data")
+
+
+class AutoencoderTask(Task[AutoencoderSettings]):
+    """See `AutoencoderSettings`; metrics are PSNR in dB on held-out pictures, over all pixels and around the eyes."""
+
+    name = "autoencoder"
+    settings_class: ClassVar = AutoencoderSettings
+
+    def __init__(self, settings: AutoencoderSettings) -> None:
+        super().__init__(settings)
+        self.autoencoder = PatchAutoencoder(
+            block_out_channels=(3, 12, *settings.widths),
+            latent_channels=settings.latent_channels,
+            encoder_layers=settings.encoder_layers,
+            decoder_layers=settings.decoder_layers,
+        )
+        self.model = _Training(self.autoencoder).to(memory_format=torch.channels_last)
+
+    def prepare(self, report: Report) -> None:
+        tables = []
+        for config in (self.settings.data, self.settings.held_out):
+            tables.append(picture_table(open_pictures(config), config.size, config.size, report, config.workers))
+        self.table, self.held_out = tables
+
+    def source(self) -> Source:
+        return TableSource(self.table, ("image", "landmarks"))
+
+    def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
+        images = to_images(batch["image"]) * 2 - 1
+        height, width = images.shape[2] // 8, images.shape[3] // 8
+        noise = dice.normal(self.settings.latent_channels, height, width) * self.settings.noise
+        output = model(images.contiguous(memory_format=torch.channels_last), noise)
+        error = output.float() - images
+        weight = self._weights(batch["landmarks"], images.shape[2:])
+        plain = (error.abs() * weight).mean() / weight.mean()
+        edges = _gradients(error, weight) + _gradients(F.avg_pool2d(error, 2), F.avg_pool2d(weight, 2))
+        parts = {"l1": plain.detach(), "edges": edges.detach()}
+        return Losses(plain + self.settings.gradient_weight * edges, parts)
+
+    def validate(self) -> dict[str, float]:
+        rows = np.arange(min(self.settings.validation, len(self.held_out)))
+        whole, eyes = [], []
+        for part in np.array_split(rows, max(1, len(rows) // 64)):
+            images, output = self._reconstruct(part)
+            error = ((output - images) / 2).square().mean(1, keepdim=True)
+            whole.append(_psnr(error.mean((1, 2, 3))))
+            landmarks = torch.from_numpy(self.held_out["landmarks"][part]).to(self.device)
+            mask = eye_mask(landmarks, images.shape[2:]).float()
+            seen = mask.sum((1, 2, 3)) > 0
+            eyes.append(_psnr(((error * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1))[seen]))
+        values = mean_interval("psnr", np.concatenate(whole))
+        around = np.concatenate(eyes)
+        if len(around) > 1:
+            values |= mean_interval("psnr_eyes", around)
+        return {**values, "n": len(rows)}
+
+    def sheet(self) -> Image.Image:
+        """Held-out pictures above their reconstructions, enlarged."""
+        rows = np.linspace(0, len(self.held_out) - 1, min(8, len(self.held_out))).astype(int)
+        images, output = self._reconstruct(rows)
+        pictures = [*((x + 1) / 2 for x in images), *((x.clamp(-1, 1) + 1) / 2 for x in output)]
+        return contact_sheet(pictures, columns=len(rows), scale=2)
+
+    @torch.no_grad()
+    def export(self, folder: Path) -> None:
+        """diffusers' form; the latents' mean and deviation are measured once more, on training pictures."""
+        rows = np.linspace(0, len(self.table) - 1, min(1024, len(self.table))).astype(int)
+        raw = torch.cat([self.autoencoder.raw_latents(self._images(self.table, r)) for r in np.array_split(rows, 16)])
+        self.autoencoder.latent_mean.copy_(raw.mean((0, 2, 3)))
+        self.autoencoder.latent_std.copy_(raw.std((0, 2, 3)))
+        self.autoencoder.save_pretrained(folder)
+
+    def _weights(self, landmarks: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        settings = self.settings
+        face, eyes = face_mask(landmarks, shape), eye_mask(landmarks, shape)
+        return 1 + settings.face_weight * face.float() + settings.eye_weight * eyes.float()
+
+    def _images(self, table: object, rows: np.ndarray) -> torch.Tensor:
+        return (to_images(torch.from_numpy(table["image"][rows])) * 2 - 1).to(self.device)  # type: ignore[index]
+
+    def _reconstruct(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        images = self._images(self.held_out, rows)
+        return images, self.autoencoder(images)[0].float().clamp(-1, 1)
+
+
+class _Training(nn.Module):
+    """The autoencoder with noise on its latents and a running estimate of their mean and deviation."""
+
+    def __init__(self, autoencoder: PatchAutoencoder) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+
+    def forward(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        raw = self.autoencoder.raw_latents(images)
+        with torch.no_grad():
+            share = max(MOMENTUM, 1 / (1 + int(self.seen)))
+            mean, square = average(torch.stack([raw.float().mean((0, 2, 3)), raw.float().square().mean((0, 2, 3))]))
+            self.autoencoder.latent_mean.lerp_(mean, share)
+            self.autoencoder.latent_std.lerp_((square - mean.square()).clamp(min=1e-12).sqrt(), share)
+            self.seen += 1
+        return self.autoencoder.reconstruct(self.autoencoder.normalise(raw) + noise)
+
+
+def eye_mask(landmarks: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Pixels near an eye: (B,5,2) landmarks → (B,1,H,W) bool; nowhere for unknown (NaN) landmarks."""
+    apart = (landmarks[:, 0] - landmarks[:, 1]).norm(dim=-1)
+    return _disc(landmarks[:, 0], apart * EYE_RADIUS, shape) | _disc(landmarks[:, 1], apart * EYE_RADIUS, shape)
+
+
+def face_mask(landmarks: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Pixels of the face, roughly: (B,5,2) landmarks → (B,1,H,W) bool."""
+    spread = (landmarks[:, :2].mean(1) - landmarks[:, 3:].mean(1)).norm(dim=-1)
+    return _disc(landmarks.mean(1), spread * FACE_RADIUS, shape)
+
+
+def _disc(center: torch.Tensor, radius: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    y = torch.arange(shape[0], device=center.device).view(1, 1, -1, 1) + 0.5
+    x = torch.arange(shape[1], device=center.device).view(1, 1, 1, -1) + 0.5
+    cx, cy = (center[:, i].view(-1, 1, 1, 1) for i in (0, 1))
+    return (x - cx).square() + (y - cy).square() < radius.view(-1, 1, 1, 1).square()
+
+
+def _gradients(error: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference of neighbouring pixels of an error (B,3,H,W), weighted by (B,1,H,W)."""
+    across = (error.diff(dim=3).abs() * weight[..., 1:]).mean() / weight[..., 1:].mean()
+    down = (error.diff(dim=2).abs() * weight[:, :, 1:]).mean() / weight[:, :, 1:].mean()
+    return across + down
+
+
+def _psnr(error: torch.Tensor) -> np.ndarray:
+    """Mean squared errors of pictures in [0, 1] → dB."""
+    return (-10 * torch.log10(error.clamp(min=1e-10))).cpu().numpy()
