@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Self
 
@@ -147,10 +148,11 @@ class FaceCLIPConfig(Config):
 
     def with_text(self, *, vocabulary: int | None = None, context: int | None = None) -> Self:
         """The same sizes for another vocabulary or context."""
-        import dataclasses
 
-        changes = {k: v for k, v in {"vocabulary": vocabulary, "context": context}.items() if v is not None}
-        branches = tuple(dataclasses.replace(b, text=dataclasses.replace(b.text, **changes)) for b in self.branches)
+        def changed(text: TextTowerConfig) -> TextTowerConfig:
+            return dataclasses.replace(text, vocabulary=vocabulary or text.vocabulary, context=context or text.context)
+
+        branches = tuple(dataclasses.replace(b, text=changed(b.text)) for b in self.branches)
         return dataclasses.replace(self, branches=branches)
 
 

@@ -106,7 +106,7 @@ class FaceViT(nn.Module):
         tokens, width = config.grid**2, config.width
         self.pos_embed = nn.Parameter(torch.zeros(1, tokens, width))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, config.patch_size, config.patch_size)})
+        self.patch_embed = _Patches(width, config.patch_size)
         self.blocks = nn.ModuleList(_Block(width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
         self.feature = nn.Sequential(
@@ -126,10 +126,9 @@ class FaceViT(nn.Module):
     def forward(self, images: Tensor) -> FaceTokens:
         """Encodes (B, 3, H, W) in [0, 1] of any size; resized bilinearly to `image_size`, no mean or deviation."""
         size = self.config.image_size
-        weight = self.patch_embed["proj"].weight
         if images.shape[-2:] != (size, size):
             images = F.interpolate(images.float(), size=(size, size), mode="bilinear", align_corners=False)
-        x = self.patch_embed["proj"](images.to(weight)).flatten(2).transpose(1, 2) + self.pos_embed
+        x = self.patch_embed(images.to(self.pos_embed)) + self.pos_embed
         if self.training and self.config.mask_ratio > 0:
             hidden = torch.rand(x.shape[:2], device=x.device) < self.config.mask_ratio
             x = torch.where(hidden[..., None], self.mask_token.to(x.dtype), x)
@@ -137,6 +136,15 @@ class FaceViT(nn.Module):
             x = block(x)
         x = self.norm(x)
         return FaceTokens(F.normalize(self.feature(x.flatten(1)), dim=-1), x)
+
+
+class _Patches(nn.Module):
+    def __init__(self, width: int, size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, size, size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(images).flatten(2).transpose(1, 2)
 
 
 class _Block(nn.Module):

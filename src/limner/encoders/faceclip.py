@@ -6,9 +6,11 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from limner.encoders.branch import Encoded, FaceCLIPBranch
@@ -40,8 +42,10 @@ FILE = "model.safetensors"
 METADATA = "limner.faceclip"
 
 
-class FaceCLIPEncoder(nn.Module):
+class FaceCLIPEncoder(ModelMixin):
     """One or more branches side by side: their tokens are joined on channels, the last one gives everything else.
+
+    A diffusers model as far as pipelines need one: they save, load, move and offload it.
 
     A face is *enrolled* once (`enroll`) and then painted with any number of prompts (`encode_identity`); `encode` does
     both at once. The face encoders stay in evaluation mode whatever `train` says: they are frozen in every training
@@ -52,40 +56,57 @@ class FaceCLIPEncoder(nn.Module):
         tokenizer: of the vocabulary in `config`; None leaves only `forward` usable.
     """
 
+    identity_position = 4
+    """Index of the identity word in a prompt with prefix, where no tokenizer says otherwise."""
+
     def __init__(self, config: FaceCLIPConfig, tokenizer: Any = None) -> None:
         super().__init__()
         self.config = config
         self.branches = nn.ModuleList(FaceCLIPBranch(b) for b in config.branches)
-        self.tokenizer = tokenizer
         if config.shared_face:
             self._share_face()
-        self.identity_position = 4 if tokenizer is None else identity_position(tokenizer)
-        if tokenizer is not None:
-            self._check_tokenizer()
+        self.tokenizer = tokenizer
         self._null: tuple[Any, list[FaceTokens]] | None = None
+        self.train()
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of the prompts, for every branch; setting one checks that it fits the vocabulary."""
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any) -> None:
+        if tokenizer is not None:
+            _check_tokenizer(tokenizer, self.config.vocabulary)
+            self.identity_position = identity_position(tokenizer)
+        self._tokenizer = tokenizer
 
     @property
     def faces(self) -> list[FaceViT]:
         """The face encoders: one if it is shared, else one per branch."""
-        return [b.face_encoder for b in (self.branches[:1] if self.config.shared_face else self.branches)]
+        branches = [cast(FaceCLIPBranch, b) for b in self.branches]
+        return [b.face_encoder for b in (branches[:1] if self.config.shared_face else branches)]
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.branches[0].text_projection.dtype
+        """Of the weights."""
+        return self.faces[0].pos_embed.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.branches[0].text_projection.device
+        """Where the weights are."""
+        return self.faces[0].pos_embed.device
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for branch in self.branches:
-            branch.face_encoder.eval()
+        for face in self.faces:
+            face.eval()
         return self
 
     # --- encoding -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
+    @apply_forward_hook
     def encode(
         self, images: Tensor | None, prompts: Sequence[str], has_face: Sequence[bool] | Tensor | None = None
     ) -> Encoded:
@@ -122,6 +143,7 @@ class FaceCLIPEncoder(nn.Module):
         return self(ids, faces, with_face.to(self.dtype))
 
     @torch.no_grad()
+    @apply_forward_hook
     def enroll(self, images: Tensor, weights: Sequence[float] | None = None) -> dict[str, Tensor]:
         """What is kept of one person: for face encoder i, `class_token.i` (D) and `patch_tokens.i` (N, W).
 
@@ -136,6 +158,7 @@ class FaceCLIPEncoder(nn.Module):
         return kept
 
     @torch.no_grad()
+    @apply_forward_hook
     def encode_identity(
         self, identity: Mapping[str, Tensor] | None, prompts: Sequence[str], strength: float = 1.0
     ) -> Encoded:
@@ -180,7 +203,9 @@ class FaceCLIPEncoder(nn.Module):
     def tokenize(self, prompts: Sequence[str], with_face: Tensor) -> Tensor:
         """Token ids (B, T) of the prompts, those with a face behind the identity prefix."""
         if self.tokenizer is None:
-            raise ConfigError("This encoder has no tokenizer.", "Build it with one: clip_tokenizer(path).")
+            raise ConfigError(
+                "This encoder has no tokenizer.", "Set one: encoder.tokenizer = clip_tokenizer(path_of_the_merges)."
+            )
         texts = [IDENTITY_PREFIX + p if f else p for p, f in zip(prompts, with_face.tolist(), strict=True)]
         return encode_prompts(self.tokenizer, texts, self.config.context)
 
@@ -199,7 +224,7 @@ class FaceCLIPEncoder(nn.Module):
         return [face(images.to(self.device)) for face in self.faces]
 
     def _recall(self, identity: Mapping[str, Tensor]) -> list[FaceTokens]:
-        expected = {}
+        expected: dict[str, tuple[int, ...]] = {}
         for i, face in enumerate(self.faces):
             expected[f"class_token.{i}"] = (face.config.output,)
             expected[f"patch_tokens.{i}"] = (face.config.grid**2, face.config.width)
@@ -213,7 +238,7 @@ class FaceCLIPEncoder(nn.Module):
         """The state dict in the published layout (without `model.`); tensors are not copied."""
         return {self._published_key(key): value for key, value in self.state_dict().items()}
 
-    def save_pretrained(self, path: str | Path) -> None:
+    def save_pretrained(self, path: str | Path) -> None:  # type: ignore[override]
         """Writes `model.safetensors` (published keys, the config in its metadata) and `tokenizer/` into a folder.
 
         A shared face encoder is written once, under the first branch.
@@ -230,31 +255,32 @@ class FaceCLIPEncoder(nn.Module):
             self.tokenizer.save_pretrained(Path(path) / "tokenizer")
 
     @classmethod
-    def from_pretrained(
-        cls, path: str | Path, *, tokenizer: Any = None, torch_dtype: torch.dtype | None = None
+    def from_pretrained(  # type: ignore[override]
+        cls, path: str | Path, *, tokenizer: Any = None, torch_dtype: torch.dtype | None = None, **_: Any
     ) -> FaceCLIPEncoder:
         """Reads what `save_pretrained` or `limner import faceclip` wrote.
 
         Args:
             path: the folder.
-            tokenizer: instead of the saved one. Without either, CLIP's is taken from the Hugging Face cache or hub.
+            tokenizer: instead of the saved one.
             torch_dtype: of the weights; None means float32.
+            **_: what diffusers passes to every component; there is one way to load this one.
 
         Raises:
-            WeightsUnavailable: no such folder or file, or no tokenizer to be had.
+            WeightsUnavailable: no such folder or file.
             CorruptData: damaged, or not written by Limner.
             WeightsMismatch: keys or shapes that do not fit the config in the file.
         """
-        file = Path(path) / FILE
-        state, config = _read_saved(file)
-        if tokenizer is None:
-            saved = Path(path) / "tokenizer"
-            tokenizer = PromptTokenizer.from_pretrained(saved) if saved.is_dir() else clip_tokenizer()
+        state, config = _read_saved(Path(path) / FILE)
+        saved = Path(path) / "tokenizer"
+        if tokenizer is None and saved.is_dir():
+            tokenizer = PromptTokenizer.from_pretrained(saved)
         if config.shared_face:
             first = f"{config.names[0]}.face_encoder."
             for name in config.names[1:]:
                 state |= {k.replace(config.names[0], name, 1): v for k, v in state.items() if k.startswith(first)}
-        return from_published(state, tokenizer, config).to(torch_dtype or torch.float32)
+        # ModelMixin.to would warn of modules kept in float32, of which there are none.
+        return nn.Module.to(from_published(state, tokenizer, config), torch_dtype or torch.float32)
 
     def _published_key(self, key: str) -> str:
         _, index, own = key.split(".", 2)
@@ -264,19 +290,6 @@ class FaceCLIPEncoder(nn.Module):
     def _share_face(self) -> None:
         for branch in self.branches[1:]:
             branch.face_encoder = self.branches[0].face_encoder
-
-    def _check_tokenizer(self) -> None:
-        known = len(self.tokenizer)
-        if known > self.config.vocabulary:
-            raise WeightsMismatch(
-                f"A tokenizer of at most {self.config.vocabulary} tokens is expected; got one of {known}.",
-                "Use the tokenizer that the weights were trained with.",
-            )
-        if self.tokenizer.eos_token_id != known - 1:
-            raise WeightsMismatch(
-                f"An end token with the highest id ({known - 1}) is expected; it is {self.tokenizer.eos_token_id}.",
-                "Towers find the end of a prompt by its highest id; take clip_tokenizer or build_word_tokenizer.",
-            )
 
 
 def from_published(state: Mapping[str, Any], tokenizer: Any, config: FaceCLIPConfig | None = None) -> FaceCLIPEncoder:
@@ -305,6 +318,20 @@ def from_published(state: Mapping[str, Any], tokenizer: Any, config: FaceCLIPCon
         encoder.config = dataclasses.replace(config, shared_face=True)
         encoder._share_face()
     return encoder.eval()
+
+
+def _check_tokenizer(tokenizer: Any, vocabulary: int) -> None:
+    known = len(tokenizer)
+    if known > vocabulary:
+        raise WeightsMismatch(
+            f"A tokenizer of at most {vocabulary} tokens is expected; got one of {known}.",
+            "Use the tokenizer that the weights were trained with.",
+        )
+    if tokenizer.eos_token_id != known - 1:
+        raise WeightsMismatch(
+            f"An end token with the highest id ({known - 1}) is expected; it is {tokenizer.eos_token_id}.",
+            "Towers find the end of a prompt by its highest id; take clip_tokenizer or build_word_tokenizer.",
+        )
 
 
 def _equal_faces(encoder: FaceCLIPEncoder) -> bool:

@@ -22,18 +22,7 @@ class Fuser(nn.Module):
 
     def __init__(self, width: int, config: FuserConfig) -> None:
         super().__init__()
-        half = config.feedforward // 2
-        self.encoder = nn.ModuleDict(
-            {
-                "layers": nn.ModuleList(
-                    FaceLayer(width, config.heads, config.points, config.feedforward) for _ in range(config.depth)
-                ),
-                "text_layers": nn.ModuleList(TextLayer(width, config.heads // 2, half) for _ in range(config.depth)),
-                "fusion_layers": nn.ModuleList(
-                    DualCrossAttention(width, half, config.heads // 2, config.gain) for _ in range(config.depth)
-                ),
-            }
-        )
+        self.encoder = _Layers(width, config)
         # The published layout carries an output head that nothing reads. It is kept so that files round-trip.
         self.enc_output = nn.Linear(width, width).requires_grad_(False)
         self.enc_output_norm = nn.LayerNorm(width).requires_grad_(False)
@@ -45,9 +34,22 @@ class Fuser(nn.Module):
             face: (B, N, C) with N a square number; text: (B, T, C).
             face_positions, text_positions: (N, C) and (T, C), added to queries (and keys) of the self-attentions.
         """
-        cross, text_layers, face_layers = (self.encoder[k] for k in ("fusion_layers", "text_layers", "layers"))
-        last = len(cross) - 1
-        for i, (fuse, read_text, read_face) in enumerate(zip(cross, text_layers, face_layers, strict=True)):
+        return self.encoder(face, text, face_positions, text_positions)
+
+
+class _Layers(nn.Module):
+    def __init__(self, width: int, config: FuserConfig) -> None:
+        super().__init__()
+        depth, heads, feedforward = range(config.depth), config.heads, config.feedforward
+        half = feedforward // 2
+        self.layers = nn.ModuleList(FaceLayer(width, heads, config.points, feedforward) for _ in depth)
+        self.text_layers = nn.ModuleList(TextLayer(width, heads // 2, half) for _ in depth)
+        self.fusion_layers = nn.ModuleList(DualCrossAttention(width, half, heads // 2, config.gain) for _ in depth)
+
+    def forward(self, face: Tensor, text: Tensor, face_positions: Tensor, text_positions: Tensor) -> Tensor:
+        last = len(self.layers) - 1
+        layers = zip(self.fusion_layers, self.text_layers, self.layers, strict=True)
+        for i, (fuse, read_text, read_face) in enumerate(layers):
             # Nobody reads the face stream after the last exchange, so its last update is not computed.
             face, text = fuse(face, text, face_too=i < last)
             text = read_text(text, text_positions)

@@ -38,23 +38,12 @@ class TextTower(nn.Module):
         self.text_config = config
         self.token_embedding = nn.Embedding(config.vocabulary, width)
         self.positional_embedding = nn.Parameter(torch.empty(config.context, width))
-        blocks = nn.ModuleList(_Block(width, config.heads, config.activation) for _ in range(config.depth))
-        self.transformer = nn.ModuleDict({"resblocks": blocks})
+        self.transformer = _Transformer(config)
         self.ln_final = nn.LayerNorm(width)
         self.text_projection = nn.Parameter(torch.empty(width, config.projection))
-        self._initialise(config)
-
-    def _initialise(self, config: TextTowerConfig) -> None:
-        """CLIP's initialisation (Radford et al. 2021, section 2.5): deviations shrink with width and depth."""
-        width, into_residual = config.width, config.width**-0.5 * (2 * config.depth) ** -0.5
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
         nn.init.normal_(self.text_projection, std=width**-0.5)
-        for block in self.transformer["resblocks"]:
-            nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
-            nn.init.normal_(block.attn.out_proj.weight, std=into_residual)
-            nn.init.normal_(block.mlp["c_fc"].weight, std=(2 * width) ** -0.5)
-            nn.init.normal_(block.mlp["c_proj"].weight, std=into_residual)
 
     def encode_text(
         self, ids: Tensor, replacement: Tensor | None = None, position: int = 0, amount: Tensor | None = None
@@ -72,9 +61,7 @@ class TextTower(nn.Module):
             mixed = share * replacement + (1 - share) * x[:, position]
             x = torch.cat([x[:, :position], mixed[:, None].to(x.dtype), x[:, position + 1 :]], dim=1)
         x = x + self.positional_embedding[: ids.shape[1]]
-        for block in self.transformer["resblocks"]:
-            x = block(x)
-        x = self.ln_final(x)
+        x = self.ln_final(self.transformer(x))
         pooled = x[torch.arange(len(x), device=x.device), ids.argmax(dim=-1)]
         return TextOutput(x, pooled, F.normalize(pooled @ self.text_projection, dim=-1))
 
@@ -83,14 +70,33 @@ class TextTower(nn.Module):
         return self.encode_text(ids)
 
 
-class _Block(nn.Module):
-    def __init__(self, width: int, heads: int, activation: str) -> None:
+class _Transformer(nn.Module):
+    def __init__(self, config: TextTowerConfig) -> None:
         super().__init__()
+        self.resblocks = nn.ModuleList(_Block(config) for _ in range(config.depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.resblocks:
+            x = block(x)
+        return x
+
+
+class _Block(nn.Module):
+    def __init__(self, config: TextTowerConfig) -> None:
+        super().__init__()
+        width = config.width
         self.ln_1 = nn.LayerNorm(width)
-        self.attn = PackedAttention(width, heads)
+        self.attn = PackedAttention(width, config.heads)
         self.ln_2 = nn.LayerNorm(width)
-        self.mlp = nn.ModuleDict({"c_fc": nn.Linear(width, 4 * width), "c_proj": nn.Linear(4 * width, width)})
-        self.activation = quick_gelu if activation == "quick_gelu" else F.gelu
+        widen, narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.mlp = nn.ModuleDict({"c_fc": widen, "c_proj": narrow})
+        self.activation = quick_gelu if config.activation == "quick_gelu" else F.gelu
+        # Radford et al. 2021, section 2.5: what adds to the residual stream starts smaller in deeper towers.
+        residual = width**-0.5 * (2 * config.depth) ** -0.5
+        nn.init.normal_(self.attn.in_proj_weight, std=width**-0.5)
+        nn.init.normal_(self.attn.out_proj.weight, std=residual)
+        nn.init.normal_(widen.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(narrow.weight, std=residual)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x), causal=True)
