@@ -14,6 +14,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import AutoencoderMixin, DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 from torch.nn import functional as F
 
@@ -103,6 +104,7 @@ class PatchAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
         latents = self.normalise(self.raw_latents(images))
         return self.reconstruct(latents), latents
 
+    @apply_forward_hook
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple:
         """diffusers' form: (B,3,H,W) in [-1, 1] → `latent_dist`, whose mode and samples are the latents."""
         mean = self.normalise(self.raw_latents(x))
@@ -110,6 +112,7 @@ class PatchAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
         distribution = DiagonalGaussianDistribution(moments, deterministic=True)
         return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
 
+    @apply_forward_hook
     def decode(
         self, z: torch.Tensor, return_dict: bool = True, generator: torch.Generator | None = None
     ) -> DecoderOutput | tuple:
