@@ -111,7 +111,7 @@ def demand_layout(expected: Shapes, given: Shapes, what: str) -> None:
     lines = layout_differences(expected, given)
     if lines:
         raise WeightsMismatch(
-            f"{what}: {len(lines)} of {len(expected)} expected keys differ. Nothing was loaded.\n  "
+            f"{what}: {len(lines)} differences from the {len(expected)} keys expected. Nothing was loaded.\n  "
             + "\n  ".join(lines),
             "Is the file complete, and of this model?",
         )

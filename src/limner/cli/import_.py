@@ -1,0 +1,65 @@
+"""`limner import …`: published checkpoints → safetensors that Limner reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limner.cli.output import note, print_json
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group to the root."""
+    group = typer.Typer(help="Published checkpoints, checked and converted to safetensors.", no_args_is_help=True)
+
+    @group.callback()
+    def import_() -> None:
+        pass
+
+    group.command("faceclip")(faceclip)
+    app.add_typer(group, name="import")
+
+
+def faceclip(
+    encoder: Annotated[Path | None, typer.Option(help="face_clip_encoder.pt; without it, from the hub.")] = None,
+    unet: Annotated[Path | None, typer.Option(help="unet.pt, fine-tuned under it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write.")] = None,
+    merges: Annotated[Path | None, typer.Option(help="CLIP's merges.txt; without it, from the hub.")] = None,
+    check_keys: Annotated[
+        Path | None, typer.Option(help="Only compare this JSON object of keys and shapes; nothing is allocated.")
+    ] = None,
+    accept_license: Annotated[bool, typer.Option(help="Accept the licence of weights that are fetched.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A summary for programs.")] = False,
+) -> None:
+    """Converts FaceCLIP's published files, or checks a list of their keys.
+
+    Code inside a pickle is never run. Every key must fit; otherwise all that differ are named, and nothing is written.
+    """
+    from limner.encoders import importing
+    from limner.encoders.published import FACECLIP_ENCODER, FACECLIP_UNET
+    from limner.errors import ConfigError
+
+    if check_keys is not None:
+        found = importing.check_keys(check_keys)
+        if as_json:
+            print_json(found)
+        else:
+            typer.echo(f"{check_keys}: {found['keys']} keys, {found['values']:,} values: as expected.")
+        return
+    if out is None:
+        raise ConfigError("--out is missing.", "Name the folder to write, or a list to compare with --check-keys.")
+    source = FACECLIP_ENCODER.resolve(encoder, accept_license=accept_license)
+    summary = {"encoder": importing.import_encoder(source, out, merges)}
+    if unet is not None:
+        summary["unet"] = importing.import_unet(FACECLIP_UNET.resolve(unet), out)
+    if as_json:
+        print_json(summary)
+        return
+    for part in summary.values():
+        typer.echo(importing.describe(part))
+    if not summary["encoder"]["tokenizer"]:
+        note(
+            "No tokenizer was saved: CLIP's merges are neither given (--merges) nor cached, and the hub is out of reach."
+        )
