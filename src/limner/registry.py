@@ -70,7 +70,7 @@ class WeightFile:
             if not found.is_file():
                 raise WeightsUnavailable(f"{self.name}: {found} does not exist or is no file.", self.by_hand)
         else:
-            self._demand_license(accept_license)
+            self.demand_license(accept_license)
             found = self._from_hub()
         if self.sha256 and file_sha256(found) != self.sha256:
             raise WeightsMismatch(
@@ -78,7 +78,8 @@ class WeightFile:
             )
         return found
 
-    def _demand_license(self, accepted: bool) -> None:
+    def demand_license(self, accepted: bool) -> None:
+        """Raises LicenseNotAccepted for non-commercial weights, unless `accepted` or the environment accepts them."""
         listed = {x.strip() for x in os.environ.get(ACCEPT_VARIABLE, "").split(",")}
         if not (self.commercial or accepted or self.license in listed):
             raise LicenseNotAccepted(
