@@ -29,8 +29,12 @@ class Source(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def batch(self, rows: np.ndarray) -> Batch:
-        """The rows (B,) as named tensors whose first dimension is B."""
+    def batch(self, rows: np.ndarray, step: int) -> Batch:
+        """The rows (B,) as named tensors whose first dimension is B.
+
+        A row may bring others along (another picture of the same person); which ones may depend on row and step, and
+        on nothing else.
+        """
 
 
 @dataclass(frozen=True)
@@ -88,4 +92,4 @@ class _MicroBatches(Dataset):
 
     def __getitem__(self, index: int) -> Batch:
         step, part = divmod(index, self.share.accumulation)
-        return self.source.batch(self.order.rows(step)[self.share.positions(self.order.batch, part)])
+        return self.source.batch(self.order.rows(step)[self.share.positions(self.order.batch, part)], step)

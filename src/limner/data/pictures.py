@@ -25,15 +25,19 @@ class Sample:
 
     Attributes:
         image: (H,W,3) uint8 RGB.
-        caption: a sentence; empty if there is none.
+        caption: a sentence that describes picture and person; empty if there is none.
+        prompt: a sentence that calls the person S*, as users of identity-preserving models do; else the caption.
         identity: number of the person, counted from 0.
         landmarks: (5,2) float32 in pixels, in the order of `limner.types.LANDMARKS`; NaN if unknown.
+        reference: whether the face shows well enough to be the reference for another picture of the person.
     """
 
     image: np.ndarray
     caption: str
+    prompt: str
     identity: int
     landmarks: np.ndarray
+    reference: bool = True
 
 
 class Pictures(ABC):
@@ -42,10 +46,12 @@ class Pictures(ABC):
     Attributes:
         spec: JSON-able values on which the content depends (caches are named by it).
         sizes: (N,2) int64, height and width of each.
+        persons: how many people there are.
     """
 
     spec: dict[str, Any]
     sizes: np.ndarray
+    persons: int
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -62,7 +68,8 @@ class Pictures(ABC):
 class FolderPictures(Pictures):
     """A folder in the form of the `datasets` library: pictures, and metadata.jsonl with one object per picture.
 
-    An object has `file_name` and any of `text`, `identity` (string or number) and `landmarks` (five [x, y] in pixels).
+    An object has `file_name` and any of `text` (the caption), `prompt`, `identity` (string or number), `landmarks`
+    (five [x, y] in pixels) and `reference` (false for pictures that should not serve as the reference of another).
     Without metadata.jsonl every sub-folder is a person.
 
     Raises:
@@ -78,6 +85,7 @@ class FolderPictures(Pictures):
         self.files = [folder / str(r["file_name"]) for r in rows]
         self.sizes = np.array([_size(f) for f in self.files], np.int64)
         self.rows = _Rows(rows, str(folder))
+        self.persons = len(set(self.rows.identities))
         stamps = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in self.files]
         self.spec = {"kind": "folder", "path": str(folder.resolve()), "files": stamps, "rows": rows}
 
@@ -88,8 +96,9 @@ class FolderPictures(Pictures):
 class ShardPictures(Pictures):
     """Uncompressed webdataset shards (`*.tar`): members with one stem are one sample.
 
-    A sample has a picture, and any of `.txt` (the caption) and `.json` (fields as in `FolderPictures`). The tar files
-    are indexed once and then read at random, so that order and resume are exact, as for every other source.
+    A sample has a picture, and any of `.txt` (the caption) and `.json` (fields as in `FolderPictures`; those of
+    `limner world build` are understood). The tar files are indexed once and then read at random, so that order and
+    resume are exact, as for every other source.
 
     Raises:
         ConfigError: no shards there.
@@ -109,6 +118,7 @@ class ShardPictures(Pictures):
                 sizes.append(size)
         self.sizes = np.array(sizes, np.int64)
         self.rows = _Rows(rows, str(folder))
+        self.persons = len(set(self.rows.identities))
         stamps = [[s.name, s.stat().st_size, s.stat().st_mtime_ns] for s in shards]
         self.spec = {"kind": "shards", "path": str(folder.resolve()), "files": stamps}
 
@@ -189,8 +199,10 @@ class _Rows:
 
     def __init__(self, rows: list[dict[str, Any]], of: str) -> None:
         persons: dict[str, int] = {}
-        self.captions = [str(row.get("text", "")) for row in rows]
-        names = [str(row.get("identity", f"picture {i}")) for i, row in enumerate(rows)]
+        self.captions = [str(row.get("text", row.get("caption", ""))) for row in rows]
+        self.prompts = [str(row.get("prompt", c)) for row, c in zip(rows, self.captions, strict=True)]
+        self.references = [bool(row.get("reference", True)) for row in rows]
+        names = [str(row.get("identity", row.get("seed", f"picture {i}"))) for i, row in enumerate(rows)]
         self.identities = [persons.setdefault(name, len(persons)) for name in names]
         self.landmarks = np.full((len(rows), 5, 2), np.nan, np.float32)
         for i, row in enumerate(rows):
@@ -203,7 +215,14 @@ class _Rows:
                     ) from e
 
     def sample(self, row: int, image: np.ndarray) -> Sample:
-        return Sample(image, self.captions[row], self.identities[row], self.landmarks[row])
+        return Sample(
+            image,
+            self.captions[row],
+            self.prompts[row],
+            self.identities[row],
+            self.landmarks[row],
+            self.references[row],
+        )
 
 
 def _size(file: Path) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from limner.data.cache import Column, Columns, Table, cache_root, in_processes, 
 from limner.data.loader import Batch, Source
 from limner.data.pictures import FolderPictures, Pictures, ShardPictures, fit
 from limner.errors import ConfigError
+from limner.world.dataset import WorldConfig
 
 KINDS = ("world", "folder", "shards")
 CAPTION_BYTES = 512
@@ -30,30 +31,24 @@ class DataConfig(Config):
     Attributes:
         kind: `world` (synthetic sitters), `folder` (pictures and metadata.jsonl) or `shards` (webdataset tar files).
         path: of folder or shards.
+        sitters: data sets of the world, of the same size as `size`.
         size: side of the square pictures in pixels; others are resized and cropped at the middle.
-        identities, first_identity, views: for the world: how many people, the number of the first one, and pictures
-            of each.
-        seed: of the world's views.
         workers: processes that render or decode; 0 means as many as there are cores.
     """
 
     kind: str = "world"
     path: str = ""
+    sitters: tuple[WorldConfig, ...] = ()
     size: int = 128
-    identities: int = 1000
-    first_identity: int = 0
-    views: int = 16
-    seed: int = 0
     workers: int = 0
 
     def validate(self) -> None:
         self.check(self.kind in KINDS, "kind", ", ".join(KINDS))
         self.check(bool(self.path) == (self.kind != "world"), "path", "a path for folder and shards, else nothing")
+        self.check(bool(self.sitters) == (self.kind == "world"), "sitters", "data sets for world, else nothing")
+        self.check(all(s.size == self.size for s in self.sitters), "sitters", f"data sets of size {self.size}")
         self.check(8 <= self.size <= 4096 and self.size % 8 == 0, "size", "8 to 4096, a multiple of 8")
-        for name in ("identities", "views"):
-            self.check(getattr(self, name) >= 1, name, "1 or more")
-        for name in ("first_identity", "workers"):
-            self.check(getattr(self, name) >= 0, name, "0 or more")
+        self.check(self.workers >= 0, "workers", "0 or more")
 
 
 def open_pictures(config: DataConfig) -> Pictures:
@@ -65,7 +60,7 @@ def open_pictures(config: DataConfig) -> Pictures:
     if config.kind == "world":
         from limner.data.sitters import WorldPictures
 
-        return WorldPictures(config.identities, config.views, config.first_identity, config.seed, config.size)
+        return WorldPictures(config.sitters)
     return (FolderPictures if config.kind == "folder" else ShardPictures)(Path(config.path))
 
 
@@ -74,8 +69,9 @@ def picture_table(
 ) -> Table:
     """All pictures (or some `rows` of them) at height × width, rendered or decoded once.
 
-    Columns: image (height,width,3) uint8; caption; identity; landmarks (5,2) in pixels of the picture as stored; time
-    (6) int32, SDXL's size conditioning: original height and width, top and left of the crop, height and width.
+    Columns: image (height,width,3) uint8; caption; prompt; identity; landmarks (5,2) in pixels of the picture as
+    stored; reference, see `Sample`; time (6) int32, SDXL's size conditioning: original height and width, top and left
+    of the crop, height and width.
 
     Raises:
         StorageError: the disk cannot hold it.
@@ -86,8 +82,10 @@ def picture_table(
     columns = {
         "image": Column("u1", (height, width, 3)),
         "caption": Column(f"S{CAPTION_BYTES}"),
+        "prompt": Column(f"S{CAPTION_BYTES}"),
         "identity": Column("i8"),
         "landmarks": Column("f4", (5, 2)),
+        "reference": Column("?"),
         "time": Column("i4", (6,)),
     }
     spec: dict[str, Any] = {"pictures": pictures.spec, "size": [height, width]}
@@ -124,7 +122,7 @@ class TableSource(Source):
     def __len__(self) -> int:
         return len(self.table)
 
-    def batch(self, rows: np.ndarray) -> Batch:
+    def batch(self, rows: np.ndarray, step: int) -> Batch:
         return {name: torch.from_numpy(self.table[name][rows]) for name in self.columns}
 
 
@@ -133,25 +131,30 @@ def to_images(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.permute(0, 3, 1, 2).float() / 255
 
 
-def captions_of(table: Table) -> list[str]:
-    """The captions of a table as strings."""
-    return texts(table["caption"])
+def captions_of(table: Table, column: str = "caption") -> list[str]:
+    """The captions (or the prompts) of a table as strings."""
+    return texts(table[column])
 
 
 def _block(pictures: Pictures, chosen: np.ndarray, height: int, width: int, block: range) -> Columns:
     """The columns of one block of rows."""
-    found: dict[str, list[Any]] = {"image": [], "caption": [], "identity": [], "landmarks": [], "time": []}
+    names = ("image", "caption", "prompt", "identity", "landmarks", "reference", "time")
+    found: dict[str, list[Any]] = {name: [] for name in names}
     for row in chosen[block.start : block.stop]:
         sample = pictures.sample(int(row))
         image, (top, left), scale = fit(sample.image, height, width)
-        caption = sample.caption.encode()
-        if len(caption) > CAPTION_BYTES:
-            raise ConfigError(
-                f"A caption has {len(caption)} bytes; {CAPTION_BYTES} fit: {sample.caption[:60]!r}…", "Shorten it."
-            )
         found["image"].append(image)
-        found["caption"].append(caption)
+        found["caption"].append(_text(sample.caption))
+        found["prompt"].append(_text(sample.prompt))
         found["identity"].append(sample.identity)
         found["landmarks"].append(sample.landmarks * scale - np.array([left, top], np.float32))
+        found["reference"].append(sample.reference)
         found["time"].append([*sample.image.shape[:2], top, left, height, width])
     return {k: np.array(v) for k, v in found.items()}
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    if len(data) > CAPTION_BYTES:
+        raise ConfigError(f"A caption has {len(data)} bytes; {CAPTION_BYTES} fit: {text[:60]!r}…", "Shorten it.")
+    return data

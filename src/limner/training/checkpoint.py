@@ -26,8 +26,8 @@ from limner.errors import CorruptData, StorageError
 from limner.training.ema import Ema
 
 FORMAT = 1
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-_SPREAD = StateDictOptions(full_state_dict=True, broadcast_from_rank0=False)
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+_SPREAD = StateDictOptions(full_state_dict=True, strict=False)
 
 
 @contextmanager
@@ -62,6 +62,7 @@ class Checkpoints:
     """The checkpoints of one training, `step-NNNNNNNN` in a folder.
 
     Each holds model.safetensors, optimizer.safetensors, ema.safetensors (where an average is kept) and state.json.
+    Frozen parameters are left out: the task has them from where it got them the first time.
 
     Args:
         folder: where they lie.
@@ -131,6 +132,9 @@ class Checkpoints:
                 parameter, _, kind = name.rpartition("/")
                 moments.setdefault(parameter, {})[kind] = value
             optimizing = {"state": moments, "param_groups": state["param_groups"]}
+            own = get_model_state_dict(model, options=_WHOLE)
+            if own.keys() != weights.keys():
+                raise KeyError(f"other weights: {sorted(own.keys() ^ weights.keys())[0]}")
             set_optimizer_state_dict(model, optimizer, optimizing, options=_SPREAD)
             set_model_state_dict(model, weights, options=_SPREAD)
             if ema is not None:

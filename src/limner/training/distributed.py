@@ -1,4 +1,4 @@
-"""The two exchanges between processes that tasks need; without other processes both return what they were given."""
+"""The exchanges between processes that tasks need; without other processes all return what they were given."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ def average(value: torch.Tensor) -> torch.Tensor:
     total = value.detach().clone()
     distributed.all_reduce(total)
     return total / distributed.get_world_size()
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if _several() else 1
 
 
 def _several() -> bool:

@@ -1,0 +1,187 @@
+"""Training a CLIP from scratch: a text and a picture tower that agree on which caption belongs to which picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from limner.config import Config
+from limner.data.loader import Batch, Source
+from limner.data.tables import (
+    DataConfig,
+    TableSource,
+    captions_of,
+    demand,
+    open_pictures,
+    picture_table,
+    to_images,
+)
+from limner.encoders.config import TextTowerConfig
+from limner.encoders.parts import save_text
+from limner.encoders.text_tower import TextTower
+from limner.training.contrast import pairwise_sigmoid, softmax_pairs
+from limner.training.dice import Dice
+from limner.training.distributed import gather_rows
+from limner.training.metrics import recall
+from limner.training.task import Losses, Report, Task
+from limner.training.words import WORLD, caption_ids, make_tokenizer
+
+LOSSES = ("sigmoid", "softmax")
+LARGEST_SCALE = math.log(100)
+
+
+@dataclass(frozen=True)
+class ImageTowerConfig(Config):
+    """A vision transformer over the whole picture, in [-1, 1]: transformers' CLIPVisionModelWithProjection."""
+
+    patch_size: int = 16
+    width: int = 192
+    depth: int = 6
+    heads: int = 6
+
+    def validate(self) -> None:
+        self.check(self.width % self.heads == 0, "heads", f"a divisor of width {self.width}")
+
+
+@dataclass(frozen=True)
+class ClipSettings(Config):
+    """Settings of the task.
+
+    Attributes:
+        data, held_out: pictures with captions.
+        text: sizes of the text tower; its vocabulary is set to the tokenizer's.
+        image: sizes of the picture tower.
+        tokenizer: see `limner.training.words.make_tokenizer`.
+        objective: `sigmoid` (SigLIP) or `softmax` (CLIP).
+        prefix: share of captions read behind the identity prefix, so that its words disturb nothing later.
+        colour: deviation of random gain and offset of the pictures' colours.
+        validation: held-out pairs among which retrieval is measured.
+    """
+
+    data: DataConfig
+    held_out: DataConfig
+    text: TextTowerConfig
+    image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
+    tokenizer: str = WORLD
+    objective: str = "sigmoid"
+    prefix: float = 0.25
+    colour: float = 0.05
+    validation: int = 256
+
+    def validate(self) -> None:
+        self.check(self.objective in LOSSES, "objective", ", ".join(LOSSES))
+        self.check(0 <= self.prefix <= 1, "prefix", "0 to 1")
+        self.check(self.colour >= 0, "colour", "0 or more")
+        self.check(self.validation >= 2, "validation", "2 or more")
+        self.check(self.data.size == self.held_out.size, "held_out", "the size of data")
+
+
+class ClipTask(Task[ClipSettings]):
+    """See `ClipSettings`; metrics are recall@1 and @5, both ways, among held-out pairs."""
+
+    name = "clip"
+    settings_class: ClassVar = ClipSettings
+    contrasts_rows: ClassVar = True
+
+    def __init__(self, settings: ClipSettings) -> None:
+        super().__init__(settings)
+        self.tokenizer = make_tokenizer(settings.tokenizer, settings.text.context)
+        text = dataclasses.replace(settings.text, vocabulary=len(self.tokenizer))
+        self.model = Clip(text, settings.image, settings.data.size, settings.objective)
+
+    def prepare(self, report: Report) -> None:
+        tables = []
+        for config in (self.settings.data, self.settings.held_out):
+            tables.append(picture_table(open_pictures(config), config.size, config.size, report, config.workers))
+            demand(tables[-1], captions=True)
+        self.table, self.held_out = tables
+        context, captions = self.settings.text.context, captions_of(self.table)
+        self.ids = [caption_ids(self.tokenizer, captions, context, prefixed=p) for p in (False, True)]
+
+    def source(self) -> Source:
+        return _Captioned(self.table, self.ids)
+
+    def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
+        prefixed = dice.uniform(1) < self.settings.prefix
+        ids = torch.where(prefixed, batch["prefixed"], batch["ids"])
+        change = dice.normal(2, 3, 1, 1) * self.settings.colour
+        images = (to_images(batch["image"]) * (1 + change[:, 0]) + change[:, 1]).clamp(0, 1)
+        text, image, scale, bias = model(ids, images * 2 - 1)
+        text, image = gather_rows(text), gather_rows(image)
+        if self.settings.objective == "softmax":
+            total = softmax_pairs(text, image, scale)
+        else:
+            total = pairwise_sigmoid(text, image, scale, bias)
+        found = (text.detach() @ image.detach().T).argmax(1) == torch.arange(len(text), device=text.device)
+        return Losses(total, {"found": found.float().mean(), "scale": scale.detach().exp()})
+
+    def validate(self) -> dict[str, float]:
+        count = min(self.settings.validation, len(self.held_out))
+        rows = np.linspace(0, len(self.held_out) - 1, count).astype(int)
+        captions = [captions_of(self.held_out)[r] for r in rows]
+        ids = torch.from_numpy(caption_ids(self.tokenizer, captions, self.settings.text.context))
+        texts, images = [], []
+        for part in np.array_split(np.arange(count), max(1, count // 64)):
+            pictures = to_images(torch.from_numpy(self.held_out["image"][rows[part]])).to(self.device)
+            text, image, _, _ = self.model(ids[part].to(self.device), pictures * 2 - 1)
+            texts.append(text.float().cpu())
+            images.append(image.float().cpu())
+        similarity = (torch.cat(texts) @ torch.cat(images).T).numpy()
+        values = {f"text_to_image_{k}": v for k, v in recall(similarity).items()}
+        return {**values, **{f"image_to_text_{k}": v for k, v in recall(similarity.T).items()}, "n": count}
+
+    def export(self, folder: Path) -> None:
+        """text.safetensors with its tokenizer, and image/ in transformers' form."""
+        save_text(folder, self.model.text, self.tokenizer)
+        self.model.image.save_pretrained(folder / "image")
+
+
+class Clip(nn.Module):
+    """Both towers with the learned scale and bias of their comparison."""
+
+    def __init__(self, text: TextTowerConfig, image: ImageTowerConfig, size: int, objective: str) -> None:
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+        super().__init__()
+        self.text = TextTower(text)
+        self.image = CLIPVisionModelWithProjection(
+            CLIPVisionConfig(
+                hidden_size=image.width,
+                intermediate_size=4 * image.width,
+                projection_dim=text.projection,
+                num_hidden_layers=image.depth,
+                num_attention_heads=image.heads,
+                image_size=size,
+                patch_size=image.patch_size,
+                hidden_act="gelu",
+            )
+        )
+        self.scale = nn.Parameter(torch.tensor(math.log(10 if objective == "sigmoid" else 1 / 0.07)))
+        self.bias = nn.Parameter(torch.tensor(-10.0), requires_grad=objective == "sigmoid")
+
+    def forward(
+        self, ids: torch.Tensor, images: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Token ids (B,T) and pictures (B,3,H,W) in [-1, 1] → unit features (B,P) of both, scale and bias."""
+        image = F.normalize(self.image(pixel_values=images).image_embeds, dim=-1)
+        return self.text(ids).feature, image, self.scale.clamp(max=LARGEST_SCALE), self.bias
+
+
+class _Captioned(TableSource):
+    """Pictures with their captions' token ids, plain and behind the identity prefix."""
+
+    def __init__(self, table: object, ids: list[np.ndarray]) -> None:
+        super().__init__(table, ("image",))  # type: ignore[arg-type]
+        self.ids = ids
+
+    def batch(self, rows: np.ndarray, step: int) -> Batch:
+        plain, prefixed = (torch.from_numpy(ids[rows]) for ids in self.ids)
+        return {**super().batch(rows, step), "ids": plain, "prefixed": prefixed}
