@@ -51,6 +51,8 @@ class WeightFile:
         local = os.environ.get(self.variable) if self.variable else None
         if local:
             return Path(local) if Path(local).is_file() else None
+        if not self.repo:
+            return None
         from huggingface_hub import try_to_load_from_cache
 
         found = try_to_load_from_cache(self.repo, self.filename)
@@ -88,10 +90,13 @@ class WeightFile:
             )
 
     def _from_hub(self) -> Path:
-        os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "3")
-        from huggingface_hub import hf_hub_download
+        if found := self.cached():
+            return found
+        from huggingface_hub import constants, hf_hub_download
+        from huggingface_hub.utils import get_session
 
         try:
+            get_session().head(constants.ENDPOINT, timeout=3)  # the hub's own client tries for half a minute
             return Path(hf_hub_download(self.repo, self.filename, etag_timeout=3))
         except Exception as e:  # the hub's errors have no common base; all mean "not to be had"
             size = f" ({self.size / 1e6:.0f} MB)" if self.size else ""
