@@ -164,7 +164,7 @@ def _wearing(said: dict[str, str], role_said: bool, r: Random) -> list[str]:
         out.append(_headwear(said, r, 0.6))
     if said["eyewear"] != "none" and r.random() < (0.6 if said["eyewear"] == "glasses" else 0.85):
         out.append(r.choice(words.EYEWEAR[said["eyewear"]]))
-    if r.random() < (0.15 if role_said else 0.4):
+    if said["clothing"] != "hidden" and r.random() < (0.15 if role_said else 0.4):
         color = said["cloth_color"] if said["clothing"] not in FIXED_CLOTH and r.random() < 0.75 else ""
         out.append(fill(r.choice(words.CLOTHING[said["clothing"]]), "" if said["style"] in _COLORLESS else color))
     r.shuffle(out)

@@ -13,6 +13,10 @@ HAIR_HIDING = ("chef", "wizard", "police", "firefighter", "cap", "beanie", "hat"
 """Headwear under which a hair style cannot be told, unless the hair hangs below it."""
 HANGING = ("long", "wavy", "bob", "bob_fringe", "curly", "afro")
 _TELLING = ("long", "wavy", "curly", "afro")
+COLLAR = 1.45
+"""Head units below the eyes at which clothes are sure to be seen, whatever beard and hair hang over them."""
+FACE_UNITS = 1.2
+"""Head units that `View.face_height` measures."""
 FIXED_CLOTH = ("chef", "police", "firefighter")
 """Garments whose colours belong to them."""
 FIXED_HEADWEAR = ("none", "chef", "nurse", "police", "crown")
@@ -25,9 +29,10 @@ def labels(sitter: Sitter, view: View) -> dict[str, str]:
     Returns:
         label → word: sex, age (young, adult, middle-aged, old), hair and hair_color ("hidden" where they cannot be
         told), facial_hair, eyewear, headwear, headwear_color ("own" for a uniform's), role ("none" without), clothing,
-        cloth_color ("own"), expression ("other" between the clear ones), gaze (where the eyes look; "hidden" behind
-        sunglasses), pose (front, half, left, right), light_side, light_quality, light_tone, light_level, scene, time
-        ("day" where nothing is to be said), style, framing, makeup, freckles (yes, no).
+        cloth_color ("own" for a uniform's; both "hidden" below the lower edge), expression ("other" between the clear
+        ones), gaze (where the eyes look; "hidden" behind sunglasses), pose (front, half, left, right), light_side,
+        light_quality, light_tone, light_level, scene, time ("day" where nothing is to be said), style, framing,
+        makeup, freckles (yes, no).
     """
     e = view.expression
     role = "none"
@@ -36,6 +41,7 @@ def labels(sitter: Sitter, view: View) -> dict[str, str]:
     elif view.headwear == "crown":
         role = "queen" if sitter.sex == "woman" else "king"
     hair, hair_color = _hair(view)
+    dressed = (1 - view.center[1]) * FACE_UNITS / view.face_height >= COLLAR
     return {
         "sex": sitter.sex,
         "age": _age(sitter.age),
@@ -46,8 +52,8 @@ def labels(sitter: Sitter, view: View) -> dict[str, str]:
         "headwear": view.headwear,
         "headwear_color": "own" if view.headwear in FIXED_HEADWEAR else colors.word(view.headwear_color),
         "role": role,
-        "clothing": view.clothing,
-        "cloth_color": "own" if view.clothing in FIXED_CLOTH else colors.word(view.cloth_colors[0]),
+        "clothing": view.clothing if dressed else "hidden",
+        "cloth_color": _cloth_color(view) if dressed else "hidden",
         "expression": _expression(e.smile, e.open, e.frown, e.brow),
         "gaze": _gaze(view),
         "pose": _side(view.yaw, 12, 20, "front", "half"),
@@ -55,10 +61,14 @@ def labels(sitter: Sitter, view: View) -> dict[str, str]:
         "scene": view.scene,
         "time": _time(view),
         "style": view.style,
-        "framing": "close-up" if view.face_height >= 0.5 else "far" if view.face_height <= 0.24 else "usual",
+        "framing": "close-up" if view.face_height >= 0.47 else "far" if view.face_height <= 0.24 else "usual",
         "makeup": "yes" if view.makeup >= 0.5 else "no",
         "freckles": "yes" if sitter.freckles >= 0.4 else "no",
     }
+
+
+def _cloth_color(view: View) -> str:
+    return "own" if view.clothing in FIXED_CLOTH else colors.word(view.cloth_colors[0])
 
 
 def _age(years: float) -> str:

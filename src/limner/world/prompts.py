@@ -96,7 +96,10 @@ def _attempt(wanted: dict[str, str], sitter: Sitter, seed: int) -> View:
     fixed["expression"] = _expression(wanted, yaw, fixed["pitch"], seed)
     if wanted.get("makeup") == "yes":
         fixed["makeup"] = 0.8
-    fixed |= {k: {"close-up": 0.52, "far": 0.2}[v] for k, v in (("face_height", wanted.get("framing")),) if v}
+    if "framing" in wanted:
+        fixed["face_height"] = {"close-up": 0.52, "far": 0.2}[wanted["framing"]]
+    elif fixed["headwear"] == "none":
+        fixed |= {"face_height": r.uniform(0.34, 0.44), "center": (r.uniform(0.46, 0.54), r.uniform(0.42, 0.46))}
     view = sample_view(sitter, seed, "any", **fixed)
     if "time" in wanted:
         seeds = (derive("time", seed, k) for k in range(_TRIES))

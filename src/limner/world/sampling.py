@@ -24,7 +24,7 @@ from limner.world.factors import (
     View,
 )
 from limner.world.identity import HAIR_COLORS, MEN_HAIR, WOMEN_HAIR, Sitter
-from limner.world.labels import EYE_TURN
+from limner.world.labels import EYE_TURN, FACE_UNITS
 from limner.world.seeds import stream
 
 HELD_OUT = (
@@ -40,15 +40,15 @@ UNIFORMS = {
     "crown": "robe",
 }  # fmt: skip
 """Clothing that belongs to a headwear."""
-OWN_HAIR, OWN_BEARD, OWN_GLASSES = 0.6, 0.62, 0.75
+OWN_HAIR, OWN_BEARD, OWN_GLASSES = 0.7, 0.7, 0.75
 """Shares of pictures in which a person wears what they usually wear."""
 FRAME_ABOVE = {
     "none": 0.85, "chef": 1.72, "wizard": 2.1, "nurse": 1.5, "police": 1.2, "firefighter": 1.35, "crown": 1.3,
     "cap": 1.2, "headphones": 1.15, "beanie": 1.5, "hat": 1.35,
 }  # fmt: skip
 """Head units that must fit between the eyes and the upper edge."""
-_BELOW = 1.0
-_UNITS = 1.2
+FRAME_BELOW = (1.45, 1.0)
+"""Head units between the eyes and the lower edge: down to the collar, and in a close-up to the chin."""
 _HEADWEAR = {
     "chef": 5, "wizard": 5, "nurse": 4, "police": 4, "firefighter": 4, "crown": 3, "cap": 3, "headphones": 3,
     "beanie": 3, "hat": 5,
@@ -242,13 +242,13 @@ def expression(kind: str, r: Random, gaze: tuple[float, float] = (0.0, 0.0), bli
 
 
 def _frame(v: dict[str, Any], r: Random) -> None:
-    """Size and place of the face, so that a hat and the chin are on the canvas."""
-    above = FRAME_ABOVE[v["headwear"]]
-    height = min(r.triangular(0.28, 0.55, 0.40), 0.95 * _UNITS / (above + _BELOW))
-    x, y = r.gauss(0.5, 0.045), r.gauss(0.46, 0.035)
+    """Size and place of the face, so that a hat and the collar (in a close-up: the chin) are on the canvas."""
+    above, below = FRAME_ABOVE[v["headwear"]], FRAME_BELOW[r.random() < 0.15]
+    height = min(r.triangular(0.28, 0.58, 0.42), 0.96 * FACE_UNITS / (above + below))
+    x, y = r.gauss(0.5, 0.045), r.gauss(0.45, 0.035)
     v.setdefault("face_height", height)
-    unit = v["face_height"] / _UNITS
-    low, high = above * unit + 0.02, 0.98 - _BELOW * unit
+    unit = v["face_height"] / FACE_UNITS
+    low, high = above * unit + 0.02, 0.99 - below * unit
     place = min(max(y, low), high) if low <= high else (low + high) / 2
     v.setdefault("center", (min(max(x, 0.38), 0.62), min(max(place, 0.0), 1.0)))
 

@@ -81,11 +81,12 @@ def _occlude(picture: Picture, r: Random) -> Picture:
     corners = np.asarray(cv2.boxPoints(((x, y), size, r.uniform(-14, 14))))
     cover = np.zeros(picture.mask.shape, np.uint8)
     cv2.fillConvexPoly(cover, np.round(corners * 16).astype(np.int32), (255,), cv2.LINE_AA, 4)
-    ink = np.array(colors.sample(r.choice(colors.COLORS), r)) ** (1 / 2.2) * 255
-    fold = np.linspace(0.8, 1.1, cover.shape[0], dtype=np.float32)[:, None, None]
-    alpha = cover[..., None].astype(np.float32) / 255
-    image = picture.image + (ink.astype(np.float32) * fold - picture.image) * alpha
-    at = np.clip(np.floor(picture.landmarks).astype(int), 0, cover.shape[0] - 1)
+    height, width = picture.mask.shape
+    ink = np.asarray(colors.sample(r.choice(colors.COLORS), r), np.float32) ** np.float32(1 / 2.2) * np.float32(255)
+    fold = np.linspace(0.8, 1.1, height, dtype=np.float32).reshape(-1, 1, 1)
+    alpha = cover.reshape(height, width, 1).astype(np.float32) / 255
+    image = picture.image + (ink * fold - picture.image) * alpha
+    at = np.clip(np.floor(picture.landmarks).astype(int), 0, (width - 1, height - 1))
     return dataclasses.replace(
         picture,
         image=np.clip(image, 0, 255).astype(np.uint8),
