@@ -38,6 +38,7 @@ def sample(
 
     from limner.cli.output import note, print_json, progress
     from limner.errors import ConfigError, OutputConflict, StorageError
+    from limner.provenance import render_info
     from limner.types import write_atomic
     from limner.world.sheet import SheetConfig, sheet
 
@@ -55,7 +56,8 @@ def sample(
     except OSError as e:
         raise StorageError(f"Cannot make the folder {out.parent}: {e.strerror}.", "Choose another --out.") from e
     data = io.BytesIO()
-    picture.save(data, kind, quality=95)
+    mark = {"pnginfo": render_info(world="sitters")} if kind == "PNG" else {}
+    picture.save(data, kind, quality=95, **mark)
     write_atomic(out, data.getvalue())
     if json:
         print_json({"out": str(out), "width": picture.width, "height": picture.height, "pictures": facts})

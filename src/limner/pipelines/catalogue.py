@@ -1,0 +1,43 @@
+"""The models that paint, by name. Importing this registers them; it loads and fetches nothing."""
+
+from __future__ import annotations
+
+from limner.encoders.published import FACECLIP_ENCODER, FACECLIP_UNET
+from limner.encoders.tokenizer import MERGES
+from limner.registry import ModelSpec, WeightFile, register_model, register_weights
+
+DEFAULT = "faceclip-mini"
+
+RAIL = "CreativeML Open RAIL++-M"
+
+SDXL_VAE = register_weights(
+    WeightFile(
+        name="sdxl-vae",
+        repo="stabilityai/stable-diffusion-xl-base-1.0",
+        filename="vae/diffusion_pytorch_model.fp16.safetensors",
+        license=RAIL,
+        size=83_653_863 * 2,
+        variable="LIMNER_SDXL_VAE",
+    )
+)
+
+MINI = register_model(
+    ModelSpec(
+        name=DEFAULT,
+        method="faceclip",
+        base="mini",
+        description="128 px, two CPU cores, seconds; ships with Limner. Knows only its synthetic people (sitters).",
+        license="Apache-2.0",
+        packaged="faceclip-mini",
+    )
+)
+FULL = register_model(
+    ModelSpec(
+        name="faceclip-sdxl",
+        method="faceclip",
+        base="sdxl",
+        description="1024 px, real photos, a GPU with 12 GB or more; the published FaceCLIP-SDXL.",
+        license=f"{FACECLIP_UNET.license} (base: {RAIL})",
+        files={"encoder": FACECLIP_ENCODER, "unet": FACECLIP_UNET, "vae": SDXL_VAE, "tokenizer": MERGES},
+    )
+)

@@ -1,0 +1,94 @@
+"""FaceCLIP on an SDXL-shaped base: the published FaceCLIP-SDXL and FaceCLIP-mini are two sizes of this one class.
+
+Source: "Learning Joint ID-Textual Representation for ID-Preserving Image Synthesis" (arXiv 2504.14202). Identity and
+text are one conditioning: the FaceCLIP encoder takes the place of SDXL's text encoders, and nothing is bolted on to the
+UNet, which was fine-tuned whole under that conditioning.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from limner.encoders.autoencoder import PatchAutoencoder
+from limner.encoders.faceclip import FaceCLIPEncoder
+from limner.faces import FaceEmbedder
+from limner.methods.faceclip import FaceCLIP
+from limner.pipelines.portrait import PortraitPipeline
+from limner.types import Face, Identity
+
+
+class FaceCLIPPipeline(PortraitPipeline):
+    """Face + prompt → portrait, by FaceCLIP.
+
+    Args:
+        vae: the autoencoder: SDXL's, or the mini base's.
+        unet: denoiser with text_time conditioning, fine-tuned under FaceCLIP.
+        scheduler: any of diffusers' schedulers.
+        encoder: turns faces and prompts into what the UNet attends to; brings its own tokenizer.
+        default_steps, default_guidance: what the model is recommended to be sampled with.
+        same_person: cosine of the face encoder's class tokens from which two pictures are taken to show one person;
+            None where that was not measured: no reference is then left out.
+        world: `sitters` if the model only knows Limner's synthetic people; empty otherwise.
+    """
+
+    encoder: FaceCLIPEncoder
+    model_cpu_offload_seq: Any = "encoder->unet->vae"
+    _offloaded_whole = ("encoder",)
+
+    def __init__(
+        self,
+        vae: AutoencoderKL | PatchAutoencoder,
+        unet: UNet2DConditionModel,
+        scheduler: SchedulerMixin,
+        encoder: FaceCLIPEncoder,
+        default_steps: int = 50,
+        default_guidance: float = 5.0,
+        same_person: float | None = None,
+        world: str = "",
+    ) -> None:
+        super().__init__(
+            components={"vae": vae, "unet": unet, "scheduler": scheduler, "encoder": encoder},
+            facts={
+                "default_steps": default_steps, "default_guidance": default_guidance,
+                "same_person": same_person, "world": world,
+            },
+        )  # fmt: skip
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of the prompts; it belongs to the encoder."""
+        return self.encoder.tokenizer
+
+    @property
+    def method(self) -> FaceCLIP:
+        """FaceCLIP over this pipeline's encoder."""
+        return FaceCLIP(self.encoder)
+
+    @property
+    def embedder(self) -> FaceEmbedder:
+        """The encoder's face ViT as a recogniser."""
+        return _OwnRecogniser(self)
+
+
+class _OwnRecogniser(FaceEmbedder):
+    name = "own"
+    license = "of the model"
+    commercial = True
+
+    def __init__(self, pipe: FaceCLIPPipeline) -> None:
+        self._method = pipe.method
+        self.dim = pipe.encoder.config.branches[0].face.output
+        self.same_person = -1.0 if pipe.config.same_person is None else pipe.config.same_person
+
+    def embed(self, face: Face) -> np.ndarray:
+        return own_embedding(self._method.enroll([face]))
+
+
+def own_embedding(identity: Identity) -> np.ndarray:
+    """(D,) float32 of length 1: the class token of an identity that FaceCLIP enrolled."""
+    token = identity.tensors["class_token.0"].float().cpu().numpy()
+    return token / np.linalg.norm(token)

@@ -1,0 +1,252 @@
+"""From a name or a folder to a model that is ready to paint: found, checked, hashed, on its device."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limner.errors import ConfigError, CorruptData, WeightsMismatch, WeightsUnavailable
+from limner.pipelines.catalogue import DEFAULT
+from limner.pipelines.folders import model_folder
+from limner.pipelines.schedulers import make_scheduler, scheduler_name
+from limner.registry import ModelSpec, file_sha256, get_model
+
+if TYPE_CHECKING:
+    import torch
+
+    from limner.pipelines.portrait import PortraitPipeline
+
+PIPELINES = {"FaceCLIPPipeline": "limner.pipelines.faceclip"}
+"""Pipeline classes that a folder's `model_index.json` may name → their modules."""
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+_BLOB = re.compile(r"^[0-9a-f]{64}$")
+
+
+@dataclass
+class Model:
+    """A pipeline and what is known about it.
+
+    Attributes:
+        name: as registered, or the name of its folder.
+        pipe: ready to paint.
+        weights: sha256 by component; what provenance records.
+        license: of the weights; empty when unknown.
+        world: `sitters` for models that only know Limner's synthetic people, else empty.
+    """
+
+    name: str
+    pipe: PortraitPipeline
+    weights: dict[str, str]
+    license: str = ""
+    world: str = ""
+    _own_scheduler: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self._own_scheduler = self.pipe.scheduler
+
+    def set_scheduler(self, name: str) -> None:
+        """Samples with the scheduler called `name` from now on (see `limner.pipelines.schedulers`)."""
+        own = self._own_scheduler
+        self.pipe.scheduler = own if scheduler_name(own) == name else make_scheduler(name, own)
+
+    def circumstances(self) -> dict[str, Any]:
+        """What besides the dials can change the last bits of a picture: method, device, dtype, threads."""
+        import torch
+
+        return {
+            "method": self.pipe.method.name,
+            "device": self.pipe.device.type,
+            "dtype": str(self.pipe.unet.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+        }
+
+
+def load_model(
+    model: str = DEFAULT, *, device: str = "auto", dtype: str = "auto", accept_license: bool = False
+) -> Model:
+    """Loads a registered model, or one from a folder that `save_pretrained` (or training) wrote.
+
+    Args:
+        model: a name of `limner models`, or a folder.
+        device: `auto` (an accelerator if there is one), `cpu`, `cuda`, `cuda:1`, `mps`, ….
+        dtype: one of `DTYPES`; `auto` is bfloat16 on CUDA, float16 on MPS, float32 on a CPU.
+        accept_license: the user accepts weights that forbid commercial use.
+
+    Raises:
+        ConfigError: unknown model, device or dtype.
+        WeightsUnavailable: the weights are not here and cannot be had; says how to provide them.
+        LicenseNotAccepted: the weights' licence was not accepted.
+        CorruptData: the folder is damaged, or is no model of Limner's.
+    """
+    spec: ModelSpec | None = None
+    where, number_type = choose_device(device), choose_dtype(dtype, device)
+    if is_folder(model):
+        folder = Path(model)
+    else:
+        spec = get_model(model)
+        folder = spec_folder(spec, accept_license=accept_license)
+    pipe = load_pipeline(folder, number_type)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.to(where)
+    if where.type == "cpu":
+        pipe.unet.to(memory_format=_channels_last())
+    return Model(
+        name=spec.name if spec else folder.resolve().name,
+        pipe=pipe,
+        weights=weight_digests(folder),
+        license=spec.license if spec else "",
+        world=str(pipe.config.world),
+    )
+
+
+def is_folder(model: str) -> bool:
+    """Whether `model` means a folder rather than a registered name."""
+    return "/" in model or "\\" in model or Path(model).is_dir()
+
+
+def spec_folder(spec: ModelSpec, *, accept_license: bool = False) -> Path:
+    """The folder of a registered model's weights; fetches and converts where that is needed and possible.
+
+    Raises:
+        WeightsUnavailable, WeightsMismatch, LicenseNotAccepted, StorageError: see `WeightFile.resolve`.
+    """
+    folder = model_folder(spec)
+    if (folder / "model_index.json").is_file():
+        return folder
+    if spec.packaged:
+        raise WeightsUnavailable(
+            f"The weights of {spec.name} ship with the package, but {folder} has none.",
+            "Install Limner again, or give a trained model's folder with --model.",
+        )
+    from limner.pipelines.convert import convert_faceclip_sdxl
+
+    files = {name: f.resolve(accept_license=accept_license) for name, f in spec.files.items()}
+    convert_faceclip_sdxl(files, folder)
+    return folder
+
+
+def load_pipeline(folder: Path, dtype: torch.dtype) -> PortraitPipeline:
+    """The pipeline that a folder holds, on the CPU.
+
+    Raises:
+        WeightsUnavailable: no such folder.
+        CorruptData: no Limner model in it, or a damaged one.
+        WeightsMismatch: weights are missing, or do not fit.
+    """
+    import importlib
+
+    from safetensors import SafetensorError
+
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise WeightsUnavailable(
+            f"{folder} is no folder with a model (it has no model_index.json).",
+            "Give a folder written by training or by save_pretrained, or a name that `limner models` lists.",
+        )
+    try:
+        kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise CorruptData(f"{index} is damaged ({type(e).__name__}: {e}).") from e
+    if kind not in PIPELINES:
+        raise CorruptData(
+            f"{folder} holds a {kind}, which cannot take a face; Limner paints with {', '.join(PIPELINES)}."
+        )
+    pipeline = getattr(importlib.import_module(PIPELINES[kind]), kind)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # diffusers is renaming torch_dtype
+            pipe = pipeline.from_pretrained(str(folder), torch_dtype=dtype, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError) as e:
+        raise CorruptData(f"The model in {folder} cannot be loaded ({type(e).__name__}: {e}).") from e
+    for name in ("unet", "vae"):
+        _demand_all_weights(folder / name, getattr(pipe, name))
+    return pipe
+
+
+def _demand_all_weights(folder: Path, model: Any) -> None:
+    """diffusers only warns of weights that a file lacks, and fills them with noise; here that is an error."""
+    from safetensors import safe_open
+
+    stored: set[str] = set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(str(file), framework="pt") as f:
+            stored |= set(f.keys())
+    missing = sorted(set(model.state_dict()) - stored)
+    if missing:
+        raise WeightsMismatch(
+            f"{folder} lacks {len(missing)} weights of its {type(model).__name__}: {', '.join(missing[:3])}, …",
+            "Copy the model's folder again.",
+        )
+
+
+def weight_digests(folder: Path) -> dict[str, str]:
+    """sha256 by component over its safetensors files, in order of name.
+
+    A file in the Hugging Face cache is a link to a blob named by its sha256; that name is believed, not recomputed.
+    """
+    digests = {}
+    for component in sorted(p for p in folder.iterdir() if p.is_dir()):
+        files = sorted(component.rglob("*.safetensors"))
+        if len(files) == 1:
+            digests[component.name] = _digest(files[0])
+        elif files:
+            import hashlib
+
+            digests[component.name] = hashlib.sha256("".join(map(_digest, files)).encode()).hexdigest()
+    return digests
+
+
+def choose_device(device: str) -> torch.device:
+    """The device of that name; `auto` is an accelerator if there is one.
+
+    Raises:
+        ConfigError: no such device, or it is not here.
+    """
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if _mps() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        reason = str(e).splitlines()[0]
+        raise ConfigError(f"device is {device!r}, which this machine does not have ({reason}).") from e
+    return chosen
+
+
+def choose_dtype(dtype: str, device: str = "auto") -> torch.dtype:
+    """The torch dtype of that name; `auto` is what suits the device.
+
+    Raises:
+        ConfigError: not one of `DTYPES`.
+    """
+    import torch
+
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; allowed: {', '.join(DTYPES)}.")
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    return {"cuda": torch.bfloat16, "mps": torch.float16}.get(choose_device(device).type, torch.float32)
+
+
+def _digest(path: Path) -> str:
+    blob = path.resolve().name
+    return blob if path.is_symlink() and _BLOB.match(blob) else file_sha256(path)
+
+
+def _mps() -> bool:
+    import torch
+
+    return torch.backends.mps.is_available()
+
+
+def _channels_last() -> torch.memory_format:
+    import torch
+
+    return torch.channels_last

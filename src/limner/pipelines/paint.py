@@ -1,0 +1,182 @@
+"""Painting: a loaded model, an identity, prompts and seeds in; portraits, one after another, out.
+
+The command line, the service and the metrics all consume `paint`; nothing else runs a pipeline.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from limner.config import Config
+from limner.errors import CorruptData, WeightsMismatch
+from limner.types import Conditioning, Identity, Portrait
+
+if TYPE_CHECKING:
+    from limner.pipelines.loading import Model
+    from limner.provenance import Provenance
+
+OnStep = Callable[[int, int], None]
+"""Called after every denoising step with (steps done, steps in all) of the present batch."""
+
+
+@dataclass(frozen=True)
+class Dials(Config):
+    """How pictures are painted.
+
+    Attributes:
+        steps: denoising steps.
+        guidance_scale: weight of classifier-free guidance; 1 is none (and twice as fast).
+        guidance_rescale: 0 to 1, tames overexposure at high guidance (arXiv 2305.08891, Section 3.4).
+        strength: how much of the person goes in, 0 to 1.
+        width, height: in pixels.
+        scheduler: a name of `limner.pipelines.schedulers`.
+        batch: pictures painted at once. More is faster until memory ends. Not quite neutral: the same seed painted in
+            another batch may differ in the last bit of some pixels.
+    """
+
+    steps: int
+    guidance_scale: float
+    strength: float
+    width: int
+    height: int
+    scheduler: str
+    guidance_rescale: float = 0.0
+    batch: int = 4
+
+    def validate(self) -> None:
+        self.check(1 <= self.steps <= 1000, "steps", "1 to 1000")
+        self.check(0 <= self.guidance_scale <= 100, "guidance_scale", "0 to 100")
+        self.check(0 <= self.guidance_rescale <= 1, "guidance_rescale", "0 to 1")
+        self.check(0 <= self.strength <= 1, "strength", "0 (nobody in particular) to 1 (as trained)")
+        for name in ("width", "height"):
+            self.check(getattr(self, name) > 0 and getattr(self, name) % 8 == 0, name, "positive multiples of 8")
+        self.check(1 <= self.batch <= 64, "batch", "1 to 64")
+
+
+def default_dials(model: Model, **changes: Any) -> Dials:
+    """What the model recommends, with every change that is not None."""
+    from limner.pipelines.schedulers import scheduler_name
+
+    pipe = model.pipe
+    values = {
+        "steps": pipe.config.default_steps,
+        "guidance_scale": float(pipe.config.default_guidance),
+        "strength": 1.0,
+        "width": pipe.default_size,
+        "height": pipe.default_size,
+        "scheduler": scheduler_name(pipe.scheduler),
+    }
+    return Dials.from_dict(values | {k: v for k, v in changes.items() if v is not None})
+
+
+def paint(
+    model: Model,
+    identity: Identity | None,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    dials: Dials,
+    *,
+    negative_prompt: str = "",
+    on_step: OnStep | None = None,
+) -> Iterator[Portrait]:
+    """Paints every prompt with every seed, prompt by prompt.
+
+    Each picture has its own generator on the CPU, so that its starting noise depends on its seed alone, whatever the
+    device, the batch and the other pictures.
+
+    Args:
+        identity: the person (give `provenance.compact(identity)` where the pictures must be reproducible from their
+            files), or None for nobody in particular.
+        seeds: one picture each; 0 to 2^63 - 1.
+
+    Raises:
+        PromptError, WeightsMismatch, ConfigError: as `PortraitPipeline.__call__`.
+    """
+    model.set_scheduler(dials.scheduler)
+    digest = identity.digest() if identity is not None else ""
+    for prompt in prompts:
+        start = time.perf_counter()
+        conditioning = model.pipe.condition(prompt, identity, negative_prompt, dials.strength)
+        condition_time = time.perf_counter() - start
+        for at in range(0, len(seeds), dials.batch):
+            batch = list(seeds[at : at + dials.batch])
+            start = time.perf_counter()
+            images = paint_batch(model, conditioning, batch, dials, on_step)
+            seconds = (time.perf_counter() - start) / len(batch)
+            for seed, image in zip(batch, images, strict=True):
+                yield Portrait(
+                    image=image,
+                    seed=seed,
+                    prompt=prompt,
+                    negative_prompt=negative_prompt,
+                    model=model.name,
+                    weights=model.weights,
+                    identity=digest,
+                    settings={**dials.to_dict(), **model.circumstances(), "batch_seeds": batch},
+                    timings={"condition": round(condition_time, 4), "paint": round(seconds, 4)},
+                )
+
+
+def paint_batch(
+    model: Model, conditioning: Conditioning, seeds: Sequence[int], dials: Dials, on_step: OnStep | None = None
+) -> list[Any]:
+    """One picture (PIL) per seed, all of the one prompt that `conditioning` holds."""
+    import torch
+
+    def after_step(_pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if on_step is not None:
+            on_step(step + 1, model.pipe.num_timesteps)
+        return tensors
+
+    output: Any = model.pipe(
+        conditioning=conditioning,
+        num_images_per_prompt=len(seeds),
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        num_inference_steps=dials.steps,
+        guidance_scale=dials.guidance_scale,
+        guidance_rescale=dials.guidance_rescale,
+        height=dials.height,
+        width=dials.width,
+        callback_on_step_end=after_step,
+    )
+    return output.images
+
+
+def repaint(model: Model, record: Provenance, identity: Identity | None, on_step: OnStep | None = None) -> Portrait:
+    """Paints a recorded portrait again: the batch it was in, of which it keeps the one.
+
+    Args:
+        model: the one that painted it.
+        record: what `read_provenance` returned.
+        identity: needed when the record has none embedded and the portrait was painted from one.
+
+    Raises:
+        WeightsMismatch: other weights than the recorded ones, or another identity.
+        CorruptData: the record's dials are damaged.
+    """
+    portrait, settings = record.portrait, record.portrait.settings
+    if model.weights != portrait.weights:
+        raise WeightsMismatch(
+            f"The picture was painted by {portrait.model} with other weights than those of {model.name}.",
+            "Give the model that painted it with --model.",
+        )
+    identity = record.identity if identity is None else identity
+    if (identity.digest() if identity is not None else "") != portrait.identity:
+        raise WeightsMismatch(
+            "The picture was painted from another identity than the one given."
+            if identity is not None
+            else "The picture was painted from an identity that is not embedded in it.",
+            "Give the identity it was painted from with --identity.",
+        )
+    names = Dials.__dataclass_fields__
+    dials = Dials.from_dict({k: v for k, v in settings.items() if k in names})
+    batch = settings.get("batch_seeds")
+    if not isinstance(batch, list) or portrait.seed not in batch or len(batch) > dials.batch:
+        raise CorruptData("The picture's record does not say which seeds were painted together.")
+    painted = paint(
+        model, identity, [portrait.prompt], batch, dials, negative_prompt=portrait.negative_prompt, on_step=on_step
+    )
+    return list(painted)[batch.index(portrait.seed)]

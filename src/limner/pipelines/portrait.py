@@ -1,0 +1,344 @@
+"""The base of Limner's pipelines: diffusers' own SDXL pipeline, told what to paint by a method's `Conditioning`.
+
+Everything from the embeddings onward (schedulers, guidance, callbacks, offload, decoding) *is* diffusers' code, so that
+the same embeddings give, bit for bit, the pictures of `StableDiffusionXLPipeline`. What is added lies before it: who is
+painted (faces, or an identity) and how that becomes embeddings (the method).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any
+
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_output import StableDiffusionXLPipelineOutput
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+
+from limner.errors import ConfigError, PromptError, WeightsMismatch
+from limner.faces import FaceEmbedder, ImageSource
+from limner.methods.base import Method
+from limner.pipelines.people import as_sources, gather_references
+from limner.types import Conditioning, Face, Identity
+
+log = logging.getLogger(__name__)
+
+FaceInput = Face | ImageSource | Sequence[Face | ImageSource]
+"""One picture of a person or several of the same person: aligned faces, or whatever `limner.faces.load_image` takes."""
+
+
+class PortraitPipeline(StableDiffusionXLPipeline):
+    """Paints people. Subclasses name their components in `__init__` and build their `method` from them.
+
+    Every subclass has the facts `default_steps`, `default_guidance` (what the model is recommended to be sampled with)
+    and `world` in its configuration.
+
+    The two CLIP text encoders of SDXL do not exist here; a LoRA's layers for them are skipped with a warning.
+    """
+
+    text_encoder: Any = None
+    text_encoder_2: Any = None
+    tokenizer_2: Any = None
+    image_encoder: Any = None
+    feature_extractor: Any = None
+    watermark: Any = None
+    config: Any
+    vae: Any
+    unet: Any
+    scheduler: Any
+    _offload_device: Any
+    _optional_components = []  # noqa: RUF012 (diffusers' way)
+    _lora_loadable_modules = ["unet"]  # noqa: RUF012
+    _offloaded_whole: tuple[str, ...] = ()
+    _whole_hooks: Sequence[Any] = ()
+
+    def __init__(self, components: dict[str, Any], facts: dict[str, Any]) -> None:
+        # Not SDXL's own __init__: it would register text encoders that are no part of this pipeline.
+        DiffusionPipeline.__init__(self)
+        self.register_modules(**components)
+        self.register_to_config(**facts)
+        self.vae_scale_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
+        self.default_sample_size = self.unet.config.sample_size
+
+    @property
+    @abstractmethod
+    def method(self) -> Method:
+        """The method that turns faces and prompts into conditioning, over this pipeline's components."""
+
+    @property
+    def embedder(self) -> FaceEmbedder | None:
+        """The method's own recogniser, if it has one; tells references apart and ranks pictures."""
+        return None
+
+    @property
+    def default_size(self) -> int:
+        """Width and height, in pixels, of what is painted when no size is asked for."""
+        return int(self.default_sample_size * self.vae_scale_factor)
+
+    def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
+        """As in diffusers, layer by layer; but the method's own models, which read parameters across layers, go to the
+        accelerator whole, and only while they encode."""
+        from accelerate import cpu_offload_with_hook
+
+        whole = [name for name in self.components if name in self._offloaded_whole]
+        self._exclude_from_cpu_offload = list(self._exclude_from_cpu_offload) + whole
+        super().enable_sequential_cpu_offload(gpu_id, device)
+        self._exclude_from_cpu_offload = [n for n in self._exclude_from_cpu_offload if n not in whole]
+        self._whole_hooks = [cpu_offload_with_hook(getattr(self, name), self._offload_device)[1] for name in whole]
+        for hook in self._whole_hooks:
+            hook.offload()
+
+    @torch.no_grad()
+    def enroll(self, face: FaceInput) -> Identity:
+        """The identity of the person in one picture or several of them.
+
+        Faces are found in pictures that are no aligned faces; of several, the largest is taken. Where the model can
+        tell people apart, pictures that show somebody else than most do are left out. Both are logged.
+
+        Raises:
+            FaceError: no face in a picture, or different people.
+            ImageError: a picture that cannot be read.
+        """
+        references = gather_references(as_sources(face), embedder=self.embedder)
+        for remark in references.remarks:
+            log.warning(remark)
+        return self.method.enroll(references.faces)
+
+    @torch.no_grad()
+    def condition(
+        self,
+        prompt: str | Sequence[str],
+        identity: Identity | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        strength: float = 1.0,
+    ) -> Conditioning:
+        """What the denoiser is told for each prompt; see `Method.condition`."""
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        negatives = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
+        return self.method.condition(identity, prompts, negative_prompts=negatives, strength=strength)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        face: FaceInput | None = None,
+        *,
+        identity: Identity | None = None,
+        conditioning: Conditioning | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        strength: float = 1.0,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Any = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **sampling: Any,
+    ) -> StableDiffusionXLPipelineOutput | tuple[Any]:
+        """Paints.
+
+        Say what to paint with `prompt`, and whom with `face` or `identity` (neither: nobody in particular); or give a
+        ready `conditioning` instead of all of them.
+
+        Args:
+            prompt: B sentences, or one.
+            face: one picture of the person, or several of the same person.
+            identity: of an enrolled person, instead of `face`.
+            conditioning: what `condition` (or any method) made, instead of prompt, face and identity.
+            negative_prompt: what not to paint; one for all, or one a prompt.
+            strength: how much of the person goes in, from 0 to 1.
+            height, width: in pixels, multiples of 8; default: what the UNet was trained at.
+            num_inference_steps, guidance_scale: default: what the model's own configuration recommends.
+            num_images_per_prompt: N; B·N pictures come out, those of one prompt side by side.
+            generator: one for all pictures, or a list of B·N, which makes each picture independent of the others.
+            latents: (B·N, C, H/8, W/8) starting noise instead of the generator's.
+            output_type: `pil`, `np`, `pt` or `latent`.
+            return_dict: an output object with `images`, or else a tuple.
+            callback_on_step_end, callback_on_step_end_tensor_inputs: as in diffusers.
+            **sampling: any other argument of `StableDiffusionXLPipeline.__call__` that concerns sampling:
+                timesteps, sigmas, denoising_end, eta, guidance_rescale, cross_attention_kwargs, original_size, ….
+
+        Raises:
+            ConfigError: an argument is unknown, out of range, or contradicts another.
+            PromptError: nothing to paint.
+            FaceError: no face in the pictures.
+            WeightsMismatch: an identity or a conditioning of another model.
+        """
+        # 1. Check what can be checked before any work is done
+        height, width = height or self.default_size, width or self.default_size
+        steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
+        guidance = self.config.default_guidance if guidance_scale is None else guidance_scale
+        self._check_source(prompt, face, identity, conditioning)
+        self._check_size(height, width)
+        self._check_sampling(steps, num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs, sampling)
+
+        # 2. Faces → identity
+        if face is not None:
+            identity = self.enroll(face)
+
+        # 3. Identity and prompts → conditioning
+        if conditioning is None:
+            assert prompt is not None
+            conditioning = self.condition(prompt, identity, negative_prompt, strength)
+        self._check_conditioning(conditioning, guidance)
+        for hook in self._whole_hooks:
+            hook.offload()
+        pictures = conditioning.prompt_embeds.shape[0] * num_images_per_prompt
+        self._check_noise(generator, latents, pictures, height, width)
+
+        # 4. Denoise and decode, as diffusers does
+        return super().__call__(
+            prompt_embeds=conditioning.prompt_embeds,
+            pooled_prompt_embeds=conditioning.pooled,
+            negative_prompt_embeds=conditioning.negative_prompt_embeds,
+            negative_pooled_prompt_embeds=conditioning.negative_pooled,
+            ip_adapter_image_embeds=conditioning.ip_adapter_image_embeds,
+            height=height,
+            width=width,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            num_images_per_prompt=num_images_per_prompt,
+            generator=generator,
+            latents=latents,
+            output_type=output_type,
+            return_dict=return_dict,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=list(callback_on_step_end_tensor_inputs),
+            **sampling,
+        )
+
+    def encode_prompt(  # type: ignore[override]
+        self,
+        prompt: str | Sequence[str] | None = None,
+        prompt_2: None = None,
+        device: torch.device | None = None,
+        num_images_per_prompt: int = 1,
+        do_classifier_free_guidance: bool = True,
+        negative_prompt: str | Sequence[str] | None = None,
+        negative_prompt_2: None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        pooled_prompt_embeds: torch.Tensor | None = None,
+        negative_pooled_prompt_embeds: torch.Tensor | None = None,
+        lora_scale: float | None = None,
+        clip_skip: None = None,
+    ) -> tuple[torch.Tensor | None, ...]:
+        """SDXL's signature: a prompt (painting nobody in particular) or ready embeddings, one row per picture.
+
+        Returns:
+            prompt_embeds (B·N, T, C), negative_prompt_embeds, pooled (B·N, P), negative_pooled; the negatives are as
+            they came where there is no guidance.
+        """
+        if prompt_embeds is None:
+            made = self.condition(prompt or "", None, negative_prompt)
+            prompt_embeds, pooled_prompt_embeds = made.prompt_embeds, made.pooled
+            negative_prompt_embeds, negative_pooled_prompt_embeds = made.negative_prompt_embeds, made.negative_pooled
+
+        def spread(rows: torch.Tensor | None) -> torch.Tensor | None:
+            if rows is None:
+                return None
+            return (
+                rows.to(self.unet.dtype)
+                .to(device or self._execution_device)
+                .repeat_interleave(num_images_per_prompt, dim=0)
+            )
+
+        positive, pooled = spread(prompt_embeds), spread(pooled_prompt_embeds)
+        if not do_classifier_free_guidance:
+            return positive, negative_prompt_embeds, pooled, negative_pooled_prompt_embeds
+        return positive, spread(negative_prompt_embeds), pooled, spread(negative_pooled_prompt_embeds)
+
+    @classmethod
+    def load_lora_into_text_encoder(  # type: ignore[override]
+        cls, state_dict: dict[str, Any], *args: Any, prefix: str, **kwargs: Any
+    ) -> None:
+        """Skips layers for SDXL's text encoders, which this pipeline does not have, and says so."""
+        if any(key.startswith(f"{prefix}.") for key in state_dict):
+            log.warning("The LoRA's layers for %s are skipped: %s has no such component.", prefix, cls.__name__)
+
+    def _check_source(self, prompt: Any, face: Any, identity: Any, conditioning: Any) -> None:
+        if conditioning is not None and not (prompt is None and face is None and identity is None):
+            raise ConfigError("conditioning says everything; prompt, face and identity cannot be given with it.")
+        if face is not None and identity is not None:
+            raise ConfigError("Either face or identity says who is painted; both were given.")
+        if conditioning is None and not prompt:
+            raise PromptError("Nothing to paint: neither prompt nor conditioning was given.")
+        if identity is not None and not isinstance(identity, Identity):
+            raise ConfigError(f"identity is a {type(identity).__name__}; an Identity is expected.")
+
+    def _check_size(self, height: int, width: int) -> None:
+        unit = math.lcm(8, self.vae_scale_factor)
+        for name, value in (("height", height), ("width", width)):
+            if value <= 0 or value % unit:
+                raise ConfigError(f"{name} is {value!r}; allowed: multiples of {unit}.")
+
+    def _check_sampling(
+        self, steps: int, pictures: int, output_type: str, watched: Sequence[str], sampling: dict[str, Any]
+    ) -> None:
+        if steps < 1:
+            raise ConfigError(f"num_inference_steps is {steps!r}; allowed: 1 or more.")
+        if pictures < 1:
+            raise ConfigError(f"num_images_per_prompt is {pictures!r}; allowed: 1 or more.")
+        if output_type not in _OUTPUTS:
+            raise ConfigError(f"output_type is {output_type!r}; allowed: {', '.join(_OUTPUTS)}.")
+        strangers = [name for name in watched if name not in self._callback_tensor_inputs]
+        if strangers:
+            allowed = ", ".join(self._callback_tensor_inputs)
+            raise ConfigError(f"callback_on_step_end_tensor_inputs has {strangers[0]!r}; allowed: {allowed}.")
+        unknown = sorted(set(sampling) - _SAMPLING)
+        if unknown:
+            allowed = ", ".join(sorted(_SAMPLING))
+            raise ConfigError(
+                f"{type(self).__name__} has no argument {unknown[0]!r}; sampling is steered by: {allowed}."
+            )
+        for name in ("timesteps", "sigmas"):
+            if sampling.get(name) is not None and name not in signature(self.scheduler.set_timesteps).parameters:
+                raise ConfigError(f"{type(self.scheduler).__name__} takes no {name} of one's own; Euler and others do.")
+
+    def _check_conditioning(self, c: Conditioning, guidance: float) -> None:
+        width = self.unet.config.cross_attention_dim
+        size_ids = 6 * (self.unet.config.addition_time_embed_dim or 0)
+        pooled_width = (self.unet.config.projection_class_embeddings_input_dim or size_ids) - size_ids
+        if c.prompt_embeds.ndim != 3 or c.prompt_embeds.shape[-1] != width:
+            raise WeightsMismatch(
+                f"The UNet needs prompt_embeds of shape (B, T, {width}); got {tuple(c.prompt_embeds.shape)}."
+            )
+        if c.pooled is None or c.pooled.shape[-1] != pooled_width:
+            got = None if c.pooled is None else tuple(c.pooled.shape)
+            raise WeightsMismatch(f"The UNet needs pooled embeddings of shape (B, {pooled_width}); got {got}.")
+        if guidance > 1 and (c.negative_prompt_embeds is None or c.negative_pooled is None):
+            raise ConfigError(
+                f"guidance_scale is {guidance:g}, but the conditioning has no unconditional branch.",
+                "Give negative_prompt_embeds and negative_pooled, or set guidance_scale to 1.",
+            )
+        if c.control_image is not None:
+            raise ConfigError(f"The conditioning has a control image, but {type(self).__name__} has no ControlNet.")
+
+    def _check_noise(self, generator: Any, latents: Any, pictures: int, height: int, width: int) -> None:
+        if isinstance(generator, list) and len(generator) != pictures:
+            raise ConfigError(f"{pictures} pictures need as many generators, or a single one; got {len(generator)}.")
+        f = self.vae_scale_factor
+        shape = (pictures, self.unet.config.in_channels, height // f, width // f)
+        if latents is not None and tuple(latents.shape) != shape:
+            raise ConfigError(f"latents have shape {tuple(latents.shape)}; {shape} is needed.")
+
+
+_OUTPUTS = ("pil", "np", "pt", "latent")
+_SAMPLING = frozenset(
+    (
+        "timesteps", "sigmas", "denoising_end", "eta", "guidance_rescale", "cross_attention_kwargs", "original_size",
+        "crops_coords_top_left", "target_size", "negative_original_size", "negative_crops_coords_top_left",
+        "negative_target_size",
+    )
+)  # fmt: skip

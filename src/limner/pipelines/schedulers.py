@@ -1,0 +1,57 @@
+"""Samplers by short name: which diffusers scheduler each stands for, made from the one a model came with."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from limner.errors import ConfigError
+
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "use_karras_sigmas": False}),
+    "dpm++-karras": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+"""Short name → (diffusers class, settings that differ from the model's own)."""
+
+
+def make_scheduler(name: str, like: Any) -> Any:
+    """A diffusers scheduler that samples the noise schedule of `like` (its betas, prediction type and spacing).
+
+    Latents are never clipped unless the model says so: diffusers' default for DDIM and DDPM clips them to ±1, which is
+    meant for pixels and washes latent pictures out; models whose own scheduler knows no clipping would fall into it.
+
+    Args:
+        name: a key of `SCHEDULERS`, or the name of any scheduler class of diffusers.
+        like: the scheduler the model came with.
+
+    Raises:
+        ConfigError: no such scheduler.
+    """
+    import diffusers
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+    kind_name, changes = SCHEDULERS.get(name, (name, {}))
+    kind: Any = getattr(diffusers, kind_name, None)
+    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+        raise ConfigError(f"Unknown scheduler {name!r}; known: {', '.join(SCHEDULERS)}, or a class of diffusers.")
+    accepted = inspect.signature(kind.__init__).parameters
+    if "clip_sample" in accepted and "clip_sample" not in like.config:
+        changes = {**changes, "clip_sample": False}
+    return kind.from_config(like.config, **changes)  # type: ignore[attr-defined]
+
+
+def scheduler_name(scheduler: Any) -> str:
+    """The short name that makes this scheduler from its own settings, or else its class name."""
+    kind = type(scheduler).__name__
+    for name, (kind_name, changes) in SCHEDULERS.items():
+        if kind_name == kind and all(scheduler.config.get(k) == v for k, v in changes.items()):
+            return name
+    return kind
