@@ -99,7 +99,7 @@ class WeightFile:
             get_session().head(constants.ENDPOINT, timeout=3)  # the hub's own client tries for half a minute
             return Path(hf_hub_download(self.repo, self.filename, etag_timeout=3))
         except Exception as e:  # the hub's errors have no common base; all mean "not to be had"
-            size = f" ({self.size / 1e6:.0f} MB)" if self.size else ""
+            size = f" ({self.size / 1e6:,.1f} MB)" if self.size else ""
             raise WeightsUnavailable(
                 f"{self.name} is not cached, and {self.filename}{size} could not be fetched from the Hugging Face "
                 f"repository {self.repo} ({type(e).__name__}).",
