@@ -10,7 +10,7 @@ from limner.errors import PromptError
 from limner.world import colors, scenes, words
 from limner.world.factors import Hair, Light, View
 from limner.world.identity import HAIR_COLORS, Sitter
-from limner.world.labels import HAIR_HIDING, labels
+from limner.world.labels import EYE_TURN, HAIR_HIDING, labels
 from limner.world.sampling import UNIFORMS, expression, own_wear, sample_view
 from limner.world.seeds import derive, stream
 
@@ -92,7 +92,8 @@ def _attempt(wanted: dict[str, str], sitter: Sitter, seed: int) -> View:
     yaw = r.gauss(0, 5) if turned not in ("left", "right") else r.uniform(24, 50) * (1 if turned == "right" else -1)
     if turned is None and wanted.get("hair") == "ponytail":
         yaw = r.uniform(38, 50) * r.choice((-1, 1))
-    fixed |= {"yaw": yaw, "pitch": r.gauss(0, 3), "roll": r.gauss(0, 2)}
+    nod = {"up": 1, "down": -1}.get(wanted.get("gaze", ""), 0) * r.uniform(8, 14)
+    fixed |= {"yaw": yaw, "pitch": nod or r.gauss(0, 3), "roll": r.gauss(0, 2)}
     fixed["expression"] = _expression(wanted, yaw, fixed["pitch"], seed)
     if wanted.get("makeup") == "yes":
         fixed["makeup"] = 0.8
@@ -125,7 +126,7 @@ def _expression(wanted: dict[str, str], yaw: float, pitch: float, seed: int) -> 
     r = stream("prompt expression", seed)
     kind = wanted.get("expression", r.choice(("neutral", "hint", "smiling")))
     gaze = wanted.get("gaze")
-    x, y = -yaw / 23, -pitch / 13
+    x, y = -yaw / EYE_TURN[0], -pitch / EYE_TURN[1]
     if gaze in ("left", "right"):
         x = 1.0 if gaze == "right" else -1.0
     if gaze in ("up", "down"):

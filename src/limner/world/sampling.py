@@ -49,6 +49,8 @@ FRAME_ABOVE = {
 """Head units that must fit between the eyes and the upper edge."""
 FRAME_BELOW = (1.45, 1.0)
 """Head units between the eyes and the lower edge: down to the collar, and in a close-up to the chin."""
+BUST = 2.45
+"""Head units below the eyes where the body ends, which the lower edge must hide."""
 _HEADWEAR = {
     "chef": 5, "wizard": 5, "nurse": 4, "police": 4, "firefighter": 4, "crown": 3, "cap": 3, "headphones": 3,
     "beanie": 3, "hat": 5,
@@ -248,7 +250,7 @@ def _frame(v: dict[str, Any], r: Random) -> None:
     x, y = r.gauss(0.5, 0.045), r.gauss(0.45, 0.035)
     v.setdefault("face_height", height)
     unit = v["face_height"] / FACE_UNITS
-    low, high = above * unit + 0.02, 0.99 - below * unit
+    low, high = max(above * unit + 0.02, 1 - BUST * unit), 0.99 - below * unit
     place = min(max(y, low), high) if low <= high else (low + high) / 2
     v.setdefault("center", (min(max(x, 0.38), 0.62), min(max(place, 0.0), 1.0)))
 

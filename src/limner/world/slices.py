@@ -45,7 +45,7 @@ class Slice:
 
 def _easy(r: Random) -> dict[str, Any]:
     return {
-        "style": "photo", "headwear": "none", "yaw": r.uniform(-12, 12), "pitch": r.uniform(-6, 6),
+        "style": "photo", "headwear": "none", "eyewear": "none", "yaw": r.uniform(-12, 12), "pitch": r.uniform(-6, 6),
         "roll": r.uniform(-4, 4),
     }  # fmt: skip
 
@@ -61,7 +61,7 @@ def _dark(r: Random) -> dict[str, Any]:
 
 def _noise(picture: Picture, r: Random) -> Picture:
     grain = np.random.default_rng(r.getrandbits(31)).standard_normal(picture.image.shape, np.float32)
-    image = picture.image.astype(np.float32) + grain * np.float32(r.uniform(4, 8))
+    image = picture.image * np.float32(r.uniform(0.4, 0.7)) + grain * np.float32(r.uniform(3, 6))
     return dataclasses.replace(picture, image=np.clip(image, 0, 255).astype(np.uint8))
 
 
