@@ -105,8 +105,9 @@ _SPREAD = {
 }  # fmt: skip
 _WOMAN = {
     "face_w": -0.02, "jaw_w": -0.12, "jaw_d": -0.02, "chin_w": -0.11, "chin_y": -0.025, "chin_z": -0.012,
-    "cheek_z": 0.05, "brow_ridge": -0.016, "eye_r": 0.009, "eye_open": 0.05, "nose_w": -0.11, "nose_len": -0.006, "lip_upper": 0.006,
-    "lip_lower": 0.006, "ear_r": -0.04, "neck_r": -0.10, "brow_y": 0.012, "brow_t": -0.007, "brow_arch": 0.45,
+    "cheek_z": 0.05, "brow_ridge": -0.016, "eye_r": 0.009, "eye_open": 0.05, "nose_w": -0.11, "nose_len": -0.006,
+    "lip_upper": 0.006, "lip_lower": 0.006, "ear_r": -0.04, "neck_r": -0.10, "brow_y": 0.012, "brow_t": -0.007,
+    "brow_arch": 0.45,
 }  # fmt: skip
 """Mean shift of a woman from the midpoint; a man's is the opposite."""
 

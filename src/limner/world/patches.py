@@ -37,7 +37,7 @@ class Patch:
     normals: Array | None = None
 
 
-def smoothstep(a: float, b: float, x: Array) -> Array:
+def smoothstep(a: float | Array, b: float | Array, x: float | Array) -> Array:
     """0 below a, 1 above b, smooth between; also for a > b, falling."""
     t = np.clip((x - a) / (b - a), 0, 1)
     return t * t * (3 - 2 * t)
@@ -71,7 +71,7 @@ def lathe(
     h = np.asarray(y, float)
     d = np.broadcast_to(np.asarray(depth, float), r.shape)
     if rows:
-        r, h, d = (_smooth(len(r), rows) @ v for v in (r, h, d))
+        r, h, d = (_smooth(len(r), rows) * np.stack([r, h, d])[:, None]).sum(-1)
     a = around(columns)
     s, c = np.sin(a), np.cos(a)
     norm = (np.abs(s) ** power + np.abs(c) ** power) ** (-1 / power)
@@ -114,13 +114,18 @@ def tube(path: Array, radius: float | Array, columns: int = 8, closed: bool = Fa
     path = np.asarray(path, float)
     ahead = np.roll(path, -1, 0) - np.roll(path, 1, 0) if closed else np.gradient(path, axis=0)
     ahead /= np.linalg.norm(ahead, axis=1, keepdims=True) + 1e-12
-    side = np.cross(ahead, np.where(np.abs(ahead[:, 1:2]) > 0.9, [[1.0, 0, 0]], [[0, 1.0, 0]]))
+    side = _cross(ahead, np.where(np.abs(ahead[:, 1:2]) > 0.9, [[1.0, 0, 0]], [[0, 1.0, 0]]))
     side /= np.linalg.norm(side, axis=1, keepdims=True) + 1e-12
-    up = np.cross(side, ahead)
+    up = _cross(side, ahead)
     a = around(columns)[None, :, None]
     r = np.broadcast_to(np.asarray(radius, float), (len(path),))[:, None, None]
     out = path[:, None] + r * (np.cos(a) * side[:, None] + np.sin(a) * up[:, None])
     return np.concatenate([out, out[:1]]) if closed else out
+
+
+def _cross(a: Array, b: Array) -> Array:
+    """Cross products (N, 3); numpy's own spends most of its time on generality."""
+    return a[:, (1, 2, 0)] * b[:, (2, 0, 1)] - a[:, (2, 0, 1)] * b[:, (1, 2, 0)]
 
 
 def tilt(points: Array, degrees: float, pivot: Sequence[float], axis: int = 0) -> Array:

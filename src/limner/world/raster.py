@@ -122,7 +122,7 @@ def rasterise(screen, attributes, shapes, materials, two_sided, depth, material,
 
 @njit(**JIT)
 def depth_map(screen, shapes, stride, depth):
-    """Nearest depths of all patches at every `stride`-th vertex, both sides, into `depth` (in place)."""
+    """Nearest depths of all patches, both sides, into `depth` (in place); large grids at every `stride`-th vertex."""
     height, width = depth.shape
     for k in range(shapes.shape[0]):
         first, n_u, n_v = shapes[k, 0], shapes[k, 1], shapes[k, 2]

@@ -96,9 +96,10 @@ def render(sitter: Sitter, view: View, size: int = 128) -> Picture:
     from limner.world.styles import stylise
 
     form = _form(sitter, view)
-    skin = shape.surface_radius(form)
     camera = _Camera(view, form, int(size))
-    patches = _patches(sitter, view, form, skin)
+    skin = shape.surface_radius(form)
+    points = shape.star_points(skin)
+    patches = _patches(sitter, view, form, skin, points)
     scene = background(view.scene, view.scene_seed, int(size))
     samples = _Samples(patches, camera)
     color, alpha = _shade(sitter, view, form, camera, samples, scene)
@@ -107,14 +108,14 @@ def render(sitter: Sitter, view: View, size: int = 128) -> Picture:
     layers = np.where(material >= 0, _LAYERS[material], 0).astype(np.uint8)
     depth = samples.depth[::SAMPLES, ::SAMPLES]
     landmarks, distance = camera.project(_landmarks(form))
-    box_points, _ = camera.project(_face_points(shape.star_points(skin)))
+    box_points, _ = camera.project(_face_points(points))
     return Picture(
         image=stylise(image, layers, view.style, view.style_seed),
         mask=layers,
         depth=np.where(depth >= EMPTY, np.inf, depth).astype(np.float32),
         landmarks=landmarks,
         visible=_visible(landmarks, distance, samples.depth),
-        box=tuple(float(v) for v in (*box_points.min(0), *box_points.max(0))),
+        box=(*map(float, box_points.min(0)), *map(float, box_points.max(0))),  # type: ignore[arg-type]
         sitter=sitter,
         view=view,
     )
@@ -160,9 +161,8 @@ def _rotation(yaw: float, pitch: float, roll: float) -> Array:
     return lean @ turn @ nod
 
 
-def _patches(sitter: Sitter, view: View, form: shape.Form, skin: Array) -> list[Patch]:
-    """Everything that stands before the scene."""
-    points = shape.star_points(skin)
+def _patches(sitter: Sitter, view: View, form: shape.Form, skin: Array, points: Array) -> list[Patch]:
+    """Everything that stands before the scene; `skin`, `points`: the head's radii and points."""
     normals = raster.normals_of(points)
     openness = shape.occlusion(points, normals, form)
     out = [Patch(points, _FACE, openness=openness, two_sided=False, normals=normals)]
@@ -253,7 +253,7 @@ class _Samples:
         frame = np.empty((4, 3))
         raster.light_view(self.attributes, self.count, np.stack([u, np.cross(w, u), w]), texels, flat, frame)
         depth = _WORKSPACE.get(name, (texels, texels), fill=EMPTY)
-        raster.depth_map(flat, self.shapes, 2, depth)
+        raster.depth_map(flat, self.shapes, 3, depth)
         return depth, frame
 
 
@@ -278,8 +278,9 @@ def _light(view: View, scene: Array) -> Array:
     """(6, 3): direction to the key, key colour, ambient from above and below, rim, up."""
     a, e = np.deg2rad((view.light.azimuth, view.light.elevation))
     towards = (math.sin(a) * math.cos(e), math.sin(e), math.cos(a) * math.cos(e))
-    half = scene.shape[0] // 2
-    sky, ground = scene[:half].mean((0, 1)), scene[half:].mean((0, 1))
+    few = scene[:: max(scene.shape[0] // 32, 1), :: max(scene.shape[1] // 32, 1)].astype(float)
+    half = few.shape[0] // 2
+    sky, ground = few[:half].mean((0, 1)), few[half:].mean((0, 1))
 
     def tint(c: Array) -> Array:
         return 0.45 + 0.55 * c / max(float(c.mean()), 0.02)
@@ -300,12 +301,21 @@ def _light(view: View, scene: Array) -> Array:
 def _look(sitter: Sitter, view: View, camera: _Camera, light: Array) -> Look:
     lipstick = np.asarray((0.42, 0.03, 0.06)) * (0.5 + 0.5 * sitter.skin_color[0])
     lip = np.asarray(sitter.lip_color) * (1 - 0.75 * view.makeup) + 0.75 * view.makeup * lipstick
+    lip_r, lip_g, lip_b = (float(v) for v in lip)
+    iris_r, iris_g, iris_b = sitter.iris_color
+    brow_r, brow_g, brow_b = sitter.brow_color
+    hair_r, hair_g, hair_b = view.hair.color
     return Look(
-        *lip, *sitter.iris_color, *sitter.brow_color, *view.hair.color,
-        freckles=sitter.freckles, texture=sitter.texture_seed, makeup=view.makeup,
-        lines=max(0.0, (sitter.age - 38) / 40), stubble=0.55 if view.facial_hair == "stubble" else 0.0,
-        shade={"shaved": 0.55, "receding": 0.0}.get(view.hair.style, 0.0),
-        blur=0.5 + 1.6 * view.light.softness, softness=view.light.softness, camera=camera.distance,
+        lip_r, lip_g, lip_b, iris_r, iris_g, iris_b, brow_r, brow_g, brow_b, hair_r, hair_g, hair_b,
+        freckles=sitter.freckles,
+        texture=sitter.texture_seed,
+        makeup=view.makeup,
+        lines=max(0.0, (sitter.age - 38) / 40),
+        stubble=0.55 if view.facial_hair == "stubble" else 0.0,
+        shade=0.55 if view.hair.style == "shaved" else 0.0,
+        blur=0.5 + 1.6 * view.light.softness,
+        softness=view.light.softness,
+        camera=camera.distance,
         light_side=1.0 if light[0, 0] >= 0 else -1.0,
     )  # fmt: skip
 
@@ -351,14 +361,7 @@ def _materials(sitter: Sitter, view: View) -> Array:
         (shading.HAIR, view.hair.color, (0, 0, 0), shading.PLAIN, 0.16, 14.0),
         (shading.BEARD, np.asarray(view.hair.color) * 0.9, (0, 0, 0), shading.PLAIN, 0.05, 8.0),
         (shading.SOLID, hat, hat2, hat_pattern, shiny, 24.0 if shiny > 0.1 else 9.0),
-        (
-            shading.SOLID,
-            hat2,
-            hat,
-            shading.RIBS if view.headwear == "beanie" else shading.PLAIN,
-            max(shiny, 0.10),
-            20.0,
-        ),
+        (shading.SOLID, hat2, hat, hat2_pattern, max(shiny, 0.10), 20.0),
         (shading.SOLID, frame, frame, shading.PLAIN, 0.6, 40.0),
         (shading.LENS, (0.012, 0.012, 0.016), (0, 0, 0), shading.PLAIN, 0.9, 30.0),
     )

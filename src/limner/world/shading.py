@@ -364,71 +364,51 @@ def _paint_pattern(pattern, x, y, z, m, e, c):
 def shade(depth, material, buffer, table, moles, f, look, light, sky_map, key_map, frames, scale, out, alpha, aa):
     """Shades the samples of every pixel and averages them (in place).
 
-    Pixels whose samples agree are shaded once; edges and detailed pixels sample by sample.
+    Samples of one pixel that show the same material at about the same depth are shaded once, from their mean.
 
     Args:
         depth, material, buffer: sample buffers, `aa` by `aa` samples a pixel.
         table: (M, MATERIAL_COLUMNS).
         moles: (K, 3); f: Form; look: `Look`; light: (6, 3) rows: direction to the key (camera space), key colour,
             ambient from above, ambient from below, rim colour, up direction.
-        sky_map, key_map: light-space depth maps; frames: (2, 4, 3) their axes and offsets, see `render.light_map`.
+        sky_map, key_map: light-space depth maps; frames: (2, 4, 3) their axes and offsets, key first.
         scale: head units per sample at unit distance.
         out: (H, W, 3) linear colour premultiplied by coverage; alpha: (H, W) coverage.
     """
     height, width = alpha.shape
+    samples = aa * aa
     c = np.empty(3)
     s = np.empty(ATTRIBUTES)
-    total = np.empty(3)
+    done = np.empty(samples, np.bool_)
     for y in range(height):
         for x in range(width):
             covered = 0
-            same = True
-            first = material[y * aa, x * aa]
-            low, high = 1e9, 0.0
-            bent = 0.0
-            for j in range(aa):
-                for i in range(aa):
-                    m = material[y * aa + j, x * aa + i]
-                    if m >= 0:
-                        covered += 1
-                        low = min(low, depth[y * aa + j, x * aa + i])
-                        high = max(high, depth[y * aa + j, x * aa + i])
-                        for k in range(3, 6):
-                            bent = max(bent, abs(buffer[y * aa + j, x * aa + i, k] - buffer[y * aa, x * aa, k]))
-                    if m != first:
-                        same = False
+            for k in range(samples):
+                done[k] = material[y * aa + k // aa, x * aa + k % aa] < 0
+                covered += not done[k]
             if covered == 0:
                 continue
-            alpha[y, x] = covered / (aa * aa)
-            if same and high - low < 0.12 and bent < 0.35:
-                for k in range(ATTRIBUTES):
-                    t = 0.0
-                    for j in range(aa):
-                        for i in range(aa):
-                            t += buffer[y * aa + j, x * aa + i, k]
-                    s[k] = t / (aa * aa)
-                far = 0.5 * (low + high)
-                _shade_sample(
-                    first, s, far, table, moles, f, look, light, sky_map, key_map, frames, scale * far * aa, c
-                )
+            alpha[y, x] = covered / samples
+            for first in range(samples):
+                if done[first]:
+                    continue
+                m = material[y * aa + first // aa, x * aa + first % aa]
+                far = depth[y * aa + first // aa, x * aa + first % aa]
+                s[:] = 0.0
+                count = 0
+                for k in range(first, samples):
+                    j, i = y * aa + k // aa, x * aa + k % aa
+                    if not done[k] and material[j, i] == m and abs(depth[j, i] - far) < 0.2:
+                        done[k] = True
+                        count += 1
+                        for a in range(ATTRIBUTES):
+                            s[a] += buffer[j, i, a]
+                for a in range(ATTRIBUTES):
+                    s[a] /= count
+                e = scale * far * math.sqrt(count)
+                _shade_sample(m, s, table, moles, f, look, light, sky_map, key_map, frames, e, c)
                 for k in range(3):
-                    out[y, x, k] = c[k]
-                continue
-            for k in range(3):
-                total[k] = 0.0
-            for j in range(aa):
-                for i in range(aa):
-                    m = material[y * aa + j, x * aa + i]
-                    if m < 0:
-                        continue
-                    for k in range(ATTRIBUTES):
-                        s[k] = buffer[y * aa + j, x * aa + i, k]
-                    far = depth[y * aa + j, x * aa + i]
-                    _shade_sample(m, s, far, table, moles, f, look, light, sky_map, key_map, frames, scale * far, c)
-                    for k in range(3):
-                        total[k] += c[k]
-            for k in range(3):
-                out[y, x, k] = total[k] / (aa * aa)
+                    out[y, x, k] += c[k] * count / samples
 
 
 @njit(**JIT)
@@ -445,7 +425,7 @@ def _visibility(px, py, pz, nx, ny, nz, frame, shadow, blur):
     count = 0.0
     for j in range(-2, 3):
         for i in range(-2, 3):
-            if abs(i) + abs(j) > 2:
+            if (i + j) % 2 or abs(i) + abs(j) > 2:
                 continue
             a = math.floor(u + i * blur)
             b = math.floor(v + j * blur)
@@ -458,7 +438,7 @@ def _visibility(px, py, pz, nx, ny, nz, frame, shadow, blur):
 
 
 @njit(**JIT)
-def _shade_sample(m, s, far, table, moles, f, look, light, sky_map, key_map, frames, e, c):
+def _shade_sample(m, s, table, moles, f, look, light, sky_map, key_map, frames, e, c):
     """Colour of one sample. `s`: attributes; `e`: size of the footprint in head units."""
     row = table[m]
     kind = int(row[KIND])

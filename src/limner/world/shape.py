@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
 CENTER = (0.0, -0.05, 0.0)
-ROWS, COLUMNS = 112, 152
+ROWS, COLUMNS = 96, 132
 COARSE = 4
-JIT = {"cache": True, "fastmath": True, "error_model": "numpy", "nogil": True}
-INLINE = {**JIT, "forceinline": True}
+JIT: dict[str, Any] = {"cache": True, "fastmath": True, "error_model": "numpy", "nogil": True}
+INLINE: dict[str, Any] = {**JIT, "forceinline": True}
 
 
 class Form(NamedTuple):
@@ -270,14 +270,32 @@ def directions() -> np.ndarray:
     return np.ascontiguousarray(np.stack([np.cos(e) * np.sin(a), np.sin(e), np.cos(e) * np.cos(a)], -1))
 
 
-@lru_cache(maxsize=1)
-def _coarse() -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """Every COARSE-th direction, and the bilinear weights that spread coarse radii over the full grid."""
-    rows = np.unique(np.r_[0:ROWS:COARSE, ROWS - 1])
-    columns = np.unique(np.r_[0:COLUMNS:COARSE, COLUMNS - 1])
+@lru_cache(maxsize=8)
+def _knots(n: int, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every `step`-th of 0 … n - 1 and the last; for each of the n, the knot before it and the weight of the next."""
+    knots = np.unique(np.r_[0:n:step, n - 1])
+    at = np.clip(np.searchsorted(knots, np.arange(n), side="right") - 1, 0, len(knots) - 2)
+    return knots, at, (np.arange(n) - knots[at]) / (knots[at + 1] - knots[at])
 
-    coarse = directions()[rows][:, columns]
-    return coarse, (_spread(ROWS, rows), _spread(COLUMNS, columns))
+
+@njit(**JIT)
+def _enlarge(coarse, row, row_weight, column, column_weight):
+    """Bilinear (n, m) enlargement of values at the knots."""
+    out = np.empty((row.shape[0], column.shape[0]))
+    for i in range(row.shape[0]):
+        a, u = row[i], row_weight[i]
+        for j in range(column.shape[0]):
+            b, v = column[j], column_weight[j]
+            above = coarse[a, b] + (coarse[a, b + 1] - coarse[a, b]) * v
+            below = coarse[a + 1, b] + (coarse[a + 1, b + 1] - coarse[a + 1, b]) * v
+            out[i, j] = above + (below - above) * u
+    return out
+
+
+@lru_cache(maxsize=1)
+def _coarse() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every COARSE-th direction, as columns."""
+    return _columns(directions()[_knots(ROWS, COARSE)[0]][:, _knots(COLUMNS, COARSE)[0]])
 
 
 @lru_cache(maxsize=1)
@@ -290,10 +308,10 @@ def _front() -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 def surface_radius(f: Form, smooth: bool = False) -> np.ndarray:
     """(ROWS, COLUMNS) float64 distance of the skin (or, if `smooth`, of the featureless skull) from CENTER."""
-    coarse, (wr, wc) = _coarse()
-    r = np.full(coarse.shape[0] * coarse.shape[1], 1.35)
-    _march(*_columns(coarse), r, 14, smooth, f)
-    full = (wr @ r.reshape(coarse.shape[:2]) @ wc.T).reshape(-1)
+    rows, columns = _knots(ROWS, COARSE), _knots(COLUMNS, COARSE)
+    r = np.full(len(rows[0]) * len(columns[0]), 1.35)
+    _march(*_coarse(), r, 14, smooth, f)
+    full = _enlarge(r.reshape(len(rows[0]), -1), *rows[1:], *columns[1:]).reshape(-1)
     if not smooth:
         fine, near = _front()
         part = full[fine]
@@ -309,27 +327,11 @@ def star_points(radius: np.ndarray) -> np.ndarray:
 
 def occlusion(points: np.ndarray, normals: np.ndarray, f: Form) -> np.ndarray:
     """(U, V) ambient openness of the grid of skin points; computed at every other point, and spread."""
-    (rows, wr), (columns, wc) = _halves(points.shape[0]), _halves(points.shape[1])
-    p, n = points[rows][:, columns], normals[rows][:, columns]
+    rows, columns = _knots(points.shape[0], 2), _knots(points.shape[1], 2)
+    p, n = points[rows[0]][:, columns[0]], normals[rows[0]][:, columns[0]]
     out = np.empty(p.shape[0] * p.shape[1])
     _occlusion(*_columns(p), *_columns(n), f, out)
-    return wr @ out.reshape(p.shape[:2]) @ wc.T
-
-
-@lru_cache(maxsize=4)
-def _halves(n: int) -> tuple[np.ndarray, np.ndarray]:
-    knots = np.unique(np.r_[0:n:2, n - 1])
-    return knots, _spread(n, knots)
-
-
-def _spread(n: int, knots: np.ndarray) -> np.ndarray:
-    """(n, K) matrix that interpolates values at the K `knots` linearly over 0 … n - 1."""
-    w = np.zeros((n, len(knots)))
-    at = np.clip(np.searchsorted(knots, np.arange(n), side="right") - 1, 0, len(knots) - 2)
-    t = (np.arange(n) - knots[at]) / (knots[at + 1] - knots[at])
-    w[np.arange(n), at] = 1 - t
-    w[np.arange(n), at + 1] += t
-    return w
+    return _enlarge(out.reshape(p.shape[:2]), *rows[1:], *columns[1:])
 
 
 def _columns(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
