@@ -14,9 +14,10 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from limner.encoders.branch import Encoded, FaceCLIPBranch
+from limner.encoders.checkpoint import write_safetensors
 from limner.encoders.config import PRESETS, FaceCLIPConfig, preset
 from limner.encoders.face_vit import FaceTokens, FaceViT, check_images, fuse_faces, mix_faces, place_faces
-from limner.encoders.published import demand_layout, infer_config, shapes_of, strip_prefix, write_safetensors
+from limner.encoders.published import demand_layout, infer_config, shapes_of, strip_prefix
 from limner.encoders.tokenizer import (
     IDENTITY_PREFIX,
     PromptTokenizer,

@@ -8,17 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limner.encoders.checkpoint import read_checkpoint, write_safetensors
 from limner.encoders.config import preset
 from limner.encoders.faceclip import FILE, FaceCLIPEncoder, clip_tokenizer, from_published
 from limner.encoders.published import (
     SDXL_UNET,
     Shapes,
     demand_layout,
-    read_checkpoint,
     read_key_list,
     shapes_of,
     strip_prefix,
-    write_safetensors,
 )
 from limner.errors import OutputConflict, WeightsUnavailable
 from limner.types import write_atomic

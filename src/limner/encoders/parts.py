@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from limner.encoders.checkpoint import write_safetensors
 from limner.encoders.config import FaceViTConfig, TextTowerConfig
 from limner.encoders.face_vit import FaceViT
-from limner.encoders.published import write_safetensors
 from limner.encoders.text_tower import TextTower
 from limner.encoders.tokenizer import PromptTokenizer
 from limner.errors import CorruptData, WeightsMismatch, WeightsUnavailable

@@ -1,22 +1,17 @@
-"""The published FaceCLIP files: what they are called, what must be in them, and how to read them safely."""
+"""The published FaceCLIP files: what they are called, and what must be in them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-import os
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from limner.encoders.config import PRESETS, BranchConfig, FaceCLIPConfig, FaceViTConfig
-from limner.errors import CorruptData, StorageError, UnsafeCheckpoint, WeightsMismatch, WeightsUnavailable
+from limner.errors import CorruptData, WeightsMismatch
 from limner.registry import WeightFile, register_weights
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -138,60 +133,6 @@ def read_key_list(path: str | Path) -> dict[str, tuple[int, ...]]:
         raise CorruptData(f"{path} is no JSON object of keys and shapes ({e}).") from e
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a `.pt` file, mapped from the disk where its format allows it; code in it is never run.
-
-    Raises:
-        WeightsUnavailable: no such file.
-        UnsafeCheckpoint: the pickle wants to call or build something else than tensors.
-        WeightsMismatch: truncated, or no checkpoint of tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsUnavailable(f"{path} does not exist or is no file.")
-    try:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as e:
-            if "mmap can only be used" not in str(e):
-                raise
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as e:
-        if "Unsupported" in str(e) or "not allowed" in str(e):
-            raise UnsafeCheckpoint(
-                f"{path} holds more than tensors: {_reason(e)}. It was not executed.",
-                "Do not open it with anything else; ask for a safetensors file.",
-            ) from e
-        raise _truncated(path, e) from e
-    except Exception as e:  # damaged archives surface as RuntimeError, EOFError, KeyError, UnicodeDecodeError, …
-        raise _truncated(path, e) from e
-    if not isinstance(state, dict):
-        raise WeightsMismatch(f"{path}: a dictionary of tensors is expected; got {type(state).__name__}.")
-    shapes_of(state)
-    return state
-
-
-def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes one safetensors file straight from where the tensors lie; atomic.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, dict(metadata))
-        temporary.replace(path)
-    except (OSError, SafetensorError) as e:
-        raise StorageError(f"Cannot write {path}: {e}", "Free some space or choose another folder.") from e
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _branch_name(key: str) -> str | None:
     """What stands in front of a branch's own key; None for a key that belongs to no branch."""
     first, _, rest = key.partition(".")
@@ -249,18 +190,6 @@ def _infer_face(base: FaceViTConfig, size: Any, count: Any) -> FaceViTConfig:
         depth=count(r"face_encoder\.blocks\.(\d+)\.", base.depth),
         output=size("face_encoder.feature.2.weight", 0, base.output),
     )
-
-
-def _truncated(path: Path, error: Exception) -> WeightsMismatch:
-    return WeightsMismatch(
-        f"{path} is truncated or no checkpoint: {_reason(error)}.", "Compare its size with the source; fetch it again."
-    )
-
-
-def _reason(error: Exception) -> str:
-    """The telling part of PyTorch's long messages."""
-    found = re.search(r"(Unsupported[^.\n]*(?:\.[\w.]+)?)", str(error))
-    return (found[1] if found else (str(error) or type(error).__name__).splitlines()[0]).strip(" .")
 
 
 def _listing(keys: Iterable[str]) -> str:

@@ -47,7 +47,8 @@ def build_faceclip_sdxl(files: dict[str, Path]) -> FaceCLIPPipeline:
     from safetensors.torch import load_file
 
     from limner.encoders.faceclip import clip_tokenizer, from_published
-    from limner.encoders.published import SDXL_UNET, read_checkpoint
+    from limner.encoders.checkpoint import read_checkpoint
+    from limner.encoders.published import SDXL_UNET
     from limner.pipelines.faceclip import FaceCLIPPipeline
 
     encoder = from_published(_halved(read_checkpoint(files["encoder"])), clip_tokenizer(files["tokenizer"]))

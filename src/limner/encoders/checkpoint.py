@@ -1,0 +1,100 @@
+"""Checkpoint files: reading `.pt` without running what is in it, writing safetensors without copies."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from limner.encoders.published import shapes_of
+from limner.errors import StorageError, UnsafeCheckpoint, WeightsMismatch, WeightsUnavailable
+
+LEGACY_PICKLES = 5
+"""Pickles one after the other in PyTorch's old format: magic number, version, system, the object, storage keys."""
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a `.pt` file, mapped from the disk where its format allows it; code in it is never run.
+
+    Raises:
+        WeightsUnavailable: no such file.
+        UnsafeCheckpoint: the pickle wants to call or build something else than tensors.
+        WeightsMismatch: truncated, or no checkpoint of tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsUnavailable(f"{path} does not exist or is no file.")
+    try:
+        # Only the archive format of PyTorch ≥ 1.6 can be mapped; mapping is what keeps a second copy out of memory.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as e:  # damaged files surface as RuntimeError, EOFError, UnpicklingError, KeyError, …
+        strangers = sorted(set(_foreign_names(path)))
+        if strangers:
+            raise UnsafeCheckpoint(
+                f"{path} holds more than tensors: its pickle refers to {', '.join(strangers)}. It was not executed.",
+                "Do not open it with anything else; ask for a safetensors file.",
+            ) from e
+        raise WeightsMismatch(
+            f"{path} is truncated or no checkpoint ({type(e).__name__}).",
+            "Compare its size with that of the source, and fetch it again.",
+        ) from e
+    if not isinstance(state, dict):
+        raise WeightsMismatch(f"{path}: a dictionary of tensors is expected; got {type(state).__name__}.")
+    shapes_of(state)
+    return state
+
+
+def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes one safetensors file straight from where the tensors lie; atomic.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, dict(metadata))
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as e:
+        raise StorageError(f"Cannot write {path}: {e}", "Free some space or choose another folder.") from e
+
+
+def _foreign_names(path: Path) -> Iterator[str]:
+    """What the pickles of a file refer to beyond PyTorch's own tensors; read, not run."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                names = [n for n in archive.namelist() if n.endswith("data.pkl")]
+                streams = [io.BytesIO(archive.read(n)) for n in names]
+        else:
+            streams = [io.BytesIO(path.read_bytes())] * LEGACY_PICKLES
+        for stream in streams:
+            strings: list[str] = []
+            for code, argument, _ in pickletools.genops(stream):
+                if code.name in ("GLOBAL", "INST"):
+                    yield from _foreign(str(argument).replace(" ", ".", 1))
+                elif code.name == "STACK_GLOBAL":
+                    yield from _foreign(".".join(strings[-2:]))
+                elif isinstance(argument, str):
+                    strings.append(argument)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError):
+        return  # the pickle ends here; what was found so far stands
+
+
+def _foreign(name: str) -> list[str]:
+    ours = name.startswith("torch.") or name in ("collections.OrderedDict", "_codecs.encode")
+    return [] if ours else [name]
