@@ -11,7 +11,6 @@ from limner.cli.output import note, print_json
 
 if TYPE_CHECKING:
     from limner.training.recipe import Recipe
-    from limner.training.task import Task
 
 
 def register(app: typer.Typer) -> None:

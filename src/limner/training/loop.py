@@ -105,6 +105,7 @@ class Trainer:
             claim_folder(out, recipe)
         seed_everything(self.loop.seed)
         self.task: Task[Config] = build()
+        self.task.device = self.accelerator.device
         if self.task.contrasts_rows and self.loop.accumulation > 1:
             raise ConfigError(
                 f"Loop.accumulation is {self.loop.accumulation}, but the task {self.task.name!r} contrasts the rows of "
@@ -150,7 +151,6 @@ class Trainer:
         optimizer = torch.optim.AdamW(
             task.parameter_groups(loop.weight_decay), lr=loop.lr, betas=loop.betas, eps=loop.eps
         )
-        task.device = self.accelerator.device
         for module in task.frozen():
             module.to(task.device).eval().requires_grad_(False)
         self.model, self.optimizer = self.accelerator.prepare(task.model, optimizer)
@@ -283,6 +283,7 @@ class Trainer:
         vote = torch.tensor([1.0 if stop.reason else 0.0], device=self.accelerator.device)
         return (stop.reason or "another process stopped") if float(self.accelerator.reduce(vote, "sum")) else ""
 
+    @torch.no_grad()
     def _finish(self, step: int) -> None:
         """Validates, samples and exports the final, averaged weights, and writes results.json."""
         with self.reporter.pause():

@@ -40,7 +40,8 @@ class Task(ABC, Generic[C]):
     """Owns the model, its loss, its data, and how it is judged. Everything else belongs to the loop.
 
     The loop calls, in this order: the constructor (with the global generators seeded), `prepare`, `source`, then `loss`
-    for every micro-batch, and `validate`, `sheet` and `export` with the averaged weights in place.
+    for every micro-batch, and `validate`, `sheet` and `export` without gradients, in evaluation mode, with the averaged
+    weights in place.
 
     Attributes:
         name: key of the task in recipes.

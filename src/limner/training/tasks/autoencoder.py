@@ -123,7 +123,6 @@ class AutoencoderTask(Task[AutoencoderSettings]):
         pictures = [*((x + 1) / 2 for x in images), *((x.clamp(-1, 1) + 1) / 2 for x in output)]
         return contact_sheet(pictures, columns=len(rows), scale=2)
 
-    @torch.no_grad()
     def export(self, folder: Path) -> None:
         """diffusers' form; the latents' mean and deviation are measured once more, on training pictures."""
         rows = np.linspace(0, len(self.table) - 1, min(1024, len(self.table))).astype(int)

@@ -73,6 +73,7 @@ class RecogniserTask(Task[RecogniserSettings]):
         super().__init__(settings)
         self.pictures = open_pictures(settings.data)
         self.face = FaceViT(settings.face)
+        self.face.mask_token.requires_grad_(settings.face.mask_ratio > 0)
         self.model = ArcFace(self.face, self.pictures.persons, settings.scale)
 
     def prepare(self, report: Report) -> None:

@@ -1,0 +1,159 @@
+"""What the denoiser is conditioned on while it is trained: text alone, or FaceCLIP's face and text."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from limner.data.cache import Table
+from limner.data.loader import Batch
+from limner.data.partners import Partners
+from limner.data.tables import Report, captions_of, demand
+from limner.encoders.face_vit import FaceTokens
+from limner.encoders.faceclip import FaceCLIPEncoder
+from limner.encoders.parts import load_text, save_text
+from limner.errors import ConfigError
+from limner.training.towers import both_ids, face_features
+from limner.training.words import caption_ids
+
+
+class Conditioner(ABC):
+    """Turns rows of pictures into prompt embeddings (B,T,C) and pooled embeddings (B,P), with frozen towers.
+
+    Attributes:
+        width, pooled: C and P.
+        modules: the frozen towers.
+    """
+
+    width: int
+    pooled: int
+    modules: list[nn.Module]
+    _null: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def null(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The unconditional embeddings: (1,T,C) and (1,P). The towers are frozen, so they are computed once."""
+        device = next(self.modules[0].parameters()).device
+        if self._null is None or self._null[0].device != device:
+            self._null = self._encode_null(device)
+        return self._null
+
+    @abstractmethod
+    def _encode_null(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+    @abstractmethod
+    def prepare(self, pictures: list[Table], device: torch.device, report: Report) -> list[Any]:
+        """What `columns` needs for each table of pictures."""
+
+    @abstractmethod
+    def columns(self, prepared: Any, rows: np.ndarray, step: int) -> dict[str, np.ndarray]:
+        """The columns of a batch of rows that `encode` needs."""
+
+    @abstractmethod
+    def encode(self, batch: Batch, prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings of a batch; rows where `prompt` (B,) is true read the sentence with S*, others the caption."""
+
+    @abstractmethod
+    def export(self, folder: Path) -> dict[str, Any]:
+        """Writes the towers into a folder, or returns them as components of the pipeline to be saved."""
+
+
+class TextConditioner(Conditioner):
+    """SDXL's conditioning: the tokens of all text towers side by side; pooled is the last tower's.
+
+    Args:
+        clips: folders that the clip task wrote.
+    """
+
+    def __init__(self, clips: tuple[Path, ...]) -> None:
+        self.towers, self.tokenizers = zip(*(load_text(c) for c in clips), strict=True)
+        self.context = self.towers[0].text_config.context
+        self.width = sum(t.text_config.width for t in self.towers)
+        self.pooled = self.towers[-1].text_config.width
+        self.modules = list(self.towers)
+
+    def prepare(self, pictures: list[Table], device: torch.device, report: Report) -> list[Any]:
+        for table in pictures:
+            demand(table, captions=True)
+        return [{k: self._ids(captions_of(t, k)) for k in ("caption", "prompt")} for t in pictures]
+
+    def columns(self, prepared: Any, rows: np.ndarray, step: int) -> dict[str, np.ndarray]:
+        return {f"{k}_ids": ids[rows] for k, ids in prepared.items()}
+
+    def encode(self, batch: Batch, prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._encode(torch.where(prompt[:, None], batch["prompt_ids"], batch["caption_ids"]))
+
+    def _encode_null(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._encode(torch.from_numpy(self._ids([""])).to(device))
+
+    def export(self, folder: Path) -> dict[str, Any]:
+        for i, (tower, tokenizer) in enumerate(zip(self.towers, self.tokenizers, strict=True)):
+            save_text(folder / f"text_{i}", tower, tokenizer)
+        return {}
+
+    def _ids(self, sentences: list[str]) -> np.ndarray:
+        return caption_ids(self.tokenizers[0], sentences, self.context)
+
+    def _encode(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        said = [tower(ids) for tower in self.towers]
+        return torch.cat([s.tokens for s in said], -1), said[-1].pooled
+
+
+class FaceCLIPConditioner(Conditioner):
+    """FaceCLIP's conditioning: a reference face (another picture of the person) and a sentence.
+
+    Args:
+        folder: of the aligned encoder.
+        faceless: share of rows that see the sentence alone, so that the model also paints nobody in particular.
+    """
+
+    def __init__(self, folder: Path, faceless: float) -> None:
+        self.encoder = FaceCLIPEncoder.from_pretrained(folder)
+        if self.encoder.tokenizer is None:
+            raise ConfigError(f"The encoder in {folder} has no tokenizer.", "Save it with one.")
+        if len(self.encoder.faces) != 1:
+            raise ConfigError(f"The branches of {folder} have different face encoders; training needs a shared one.")
+        self.faceless = faceless
+        texts = [b.config.text for b in self.encoder.branches]
+        self.width, self.pooled = sum(t.width for t in texts), texts[-1].width
+        self.modules = [self.encoder]
+
+    def prepare(self, pictures: list[Table], device: torch.device, report: Report) -> list[Any]:
+        found = []
+        for table in pictures:
+            demand(table, captions=True, landmarks=True)
+            ids = {k: both_ids(self.encoder, table, k) for k in ("caption", "prompt")}
+            faces = face_features(self.encoder, table, device, report)
+            found.append((ids, faces, Partners(table["identity"], table["reference"])))
+        return found
+
+    def columns(self, prepared: Any, rows: np.ndarray, step: int) -> dict[str, np.ndarray]:
+        ids, faces, partners = prepared
+        reference = partners.of(rows, step)
+        found = {f"{k}_{kind}": v[i][rows] for k, v in ids.items() for i, kind in enumerate(("plain", "ids"))}
+        return {**found, **{k: faces[k][reference] for k in ("class_token", "patch_tokens")}}
+
+    def encode(self, batch: Batch, prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with_face = batch["with_face"] >= self.faceless
+        kind = torch.where(with_face[:, None], batch["caption_ids"], batch["caption_plain"])
+        other = torch.where(with_face[:, None], batch["prompt_ids"], batch["prompt_plain"])
+        ids = torch.where(prompt[:, None], other, kind)
+        null = self.encoder.null_faces()[0]
+        patches = batch["patch_tokens"].to(null.patch_tokens.dtype)
+        faces = FaceTokens(
+            torch.where(with_face[:, None], batch["class_token"], null.class_token),
+            torch.where(with_face[:, None, None], patches, null.patch_tokens),
+        )
+        said = self.encoder(ids, [faces], with_face.to(self.encoder.dtype))
+        return said.tokens, said.pooled
+
+    def _encode_null(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        said = self.encoder.encode(None, [""])
+        return said.tokens, said.pooled
+
+    def export(self, folder: Path) -> dict[str, Any]:
+        return {"encoder": self.encoder}

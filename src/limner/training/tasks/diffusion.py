@@ -1,0 +1,321 @@
+"""Training the denoiser: the mini base on text, FaceCLIP-SDXL (any size) on faces and text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from PIL import Image
+from torch import nn
+
+from limner.config import Config
+from limner.data.buckets import bucket_of
+from limner.data.cache import Column, Table
+from limner.data.loader import Batch, Source
+from limner.data.tables import DataConfig, open_pictures, picture_table, to_images
+from limner.diffusion.loss import denoising_loss, drop_conditioning
+from limner.diffusion.schedule import NoiseSchedule
+from limner.encoders.autoencoder import PatchAutoencoder
+from limner.errors import ConfigError, WeightsUnavailable
+from limner.training.denoising import Conditioner, FaceCLIPConditioner, TextConditioner
+from limner.training.dice import Dice
+from limner.training.metrics import mean_interval
+from limner.training.sheets import contact_sheet
+from limner.training.task import Losses, Report, Task
+from limner.training.towers import feature_table
+
+SAMPLING_STEPS = 30
+
+
+@dataclass(frozen=True)
+class UNetConfig(Config):
+    """Sizes of an SDXL-shaped UNet2DConditionModel.
+
+    Attributes:
+        channels: of each level.
+        layers: residual blocks per level.
+        attention: transformer layers of each level; 0 for a level without attention.
+        head: channels of an attention head.
+        time_channels: of the embedding of each of SDXL's six size numbers.
+        groups: of the group normalisation.
+    """
+
+    channels: tuple[int, ...] = (64, 128, 192)
+    layers: int = 1
+    attention: tuple[int, ...] = (0, 1, 1)
+    head: int = 32
+    time_channels: int = 32
+    groups: int = 16
+
+    def validate(self) -> None:
+        self.check(len(self.channels) >= 2, "channels", "two levels or more")
+        self.check(len(self.attention) == len(self.channels), "attention", "one number per level")
+        self.check(all(c % self.head == 0 for c in self.channels), "head", "a divisor of every level's channels")
+        self.check(all(c % self.groups == 0 for c in self.channels), "groups", "a divisor of every level's channels")
+
+    def build(self, latent_channels: int, size: int, width: int, pooled: int) -> UNet2DConditionModel:
+        """The UNet for latents of `size` places, prompt embeddings of `width` and `pooled` channels."""
+        down = tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in self.attention)
+        up = tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(self.attention))
+        return UNet2DConditionModel(
+            sample_size=size,
+            in_channels=latent_channels,
+            out_channels=latent_channels,
+            block_out_channels=self.channels,
+            layers_per_block=self.layers,
+            down_block_types=down,
+            up_block_types=up,
+            transformer_layers_per_block=tuple(max(1, a) for a in self.attention),
+            attention_head_dim=tuple(c // self.head for c in self.channels),  # diffusers' name for the number of heads
+            cross_attention_dim=width,
+            use_linear_projection=True,
+            norm_num_groups=self.groups,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=self.time_channels,
+            projection_class_embeddings_input_dim=pooled + 6 * self.time_channels,
+        )
+
+
+@dataclass(frozen=True)
+class DiffusionSettings(Config):
+    """Settings of the task.
+
+    Attributes:
+        data, held_out: pictures with captions (and, for FaceCLIP, landmarks and persons).
+        autoencoder: folder of the autoencoder.
+        clips: folders of the text towers, to train on text alone; or
+        encoder: folder of the aligned FaceCLIP encoder, to train on faces and text.
+        init: folder of a UNet in diffusers' form to start from; its sizes replace `unet`.
+        unet: sizes of a new one.
+        schedule: of the noise.
+        min_snr: gamma of min-SNR weighting; None weighs all noise alike.
+        dropout: share of rows whose conditioning is dropped, for classifier-free guidance.
+        faceless: see `FaceCLIPConditioner`.
+        prompts: share of rows that read the sentence with S* instead of the caption.
+        sizes: (height, width) of the pictures in pixels; each goes to the size nearest in shape. Empty means square.
+        checkpointing: trades time for memory.
+        validation: held-out pictures whose loss is measured.
+        guidance: of the sample sheets; the exported pipeline recommends it.
+    """
+
+    data: DataConfig
+    held_out: DataConfig
+    autoencoder: str
+    clips: tuple[str, ...] = ()
+    encoder: str = ""
+    init: str = ""
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
+    min_snr: float | None = None
+    dropout: float = 0.1
+    faceless: float = 0.1
+    prompts: float = 0.5
+    sizes: tuple[tuple[int, int], ...] = ()
+    checkpointing: bool = False
+    validation: int = 256
+    guidance: float = 3.0
+
+    def validate(self) -> None:
+        self.check(bool(self.clips) != bool(self.encoder), "encoder", "either clips or encoder")
+        for name in ("dropout", "faceless", "prompts"):
+            self.check(0 <= getattr(self, name) <= 1, name, "0 to 1")
+        self.check(self.min_snr is None or self.min_snr > 0, "min_snr", "more than 0, or null")
+        self.check(self.min_snr is None or not self.schedule.zero_snr, "min_snr", "null with schedule.zero_snr")
+        self.check(all(h % 8 == 0 and w % 8 == 0 for h, w in self.sizes), "sizes", "multiples of 8")
+        self.check(self.validation >= 1, "validation", "1 or more")
+
+
+class DiffusionTask(Task[DiffusionSettings]):
+    """See `DiffusionSettings`; the metric is the loss on held-out pictures at fixed noise and times."""
+
+    name = "diffusion"
+    settings_class: ClassVar = DiffusionSettings
+
+    def __init__(self, settings: DiffusionSettings) -> None:
+        super().__init__(settings)
+        self.autoencoder = load_autoencoder(Path(settings.autoencoder))
+        self.conditioner: Conditioner = (
+            FaceCLIPConditioner(Path(settings.encoder), settings.faceless)
+            if settings.encoder
+            else TextConditioner(tuple(map(Path, settings.clips)))
+        )
+        self.sizes = settings.sizes or ((settings.data.size, settings.data.size),)
+        self.model = self._unet().to(memory_format=torch.channels_last)
+        if settings.checkpointing:
+            self.model.enable_gradient_checkpointing()
+
+    def frozen(self) -> list[nn.Module]:
+        return [self.autoencoder, *self.conditioner.modules]
+
+    def prepare(self, report: Report) -> None:
+        self.sources = []
+        for config in (self.settings.data, self.settings.held_out):
+            pictures = open_pictures(config)
+            buckets = bucket_of(pictures.sizes, self.sizes)
+            tables = []
+            for k in np.unique(buckets):
+                rows = None if len(self.sizes) == 1 else np.flatnonzero(buckets == k)
+                tables.append(picture_table(pictures, *self.sizes[k], report, config.workers, rows))
+            latents = [self._latents(t, report) for t in tables]
+            prepared = self.conditioner.prepare(tables, self.device, report)
+            self.sources.append(_Latents(tables, latents, self.conditioner, prepared))
+
+    def source(self) -> Source:
+        return self.sources[0]
+
+    def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
+        return Losses(self._each(model, batch, dice).mean(), {})
+
+    def validate(self) -> dict[str, float]:
+        source = self.sources[1]
+        rows = source.first_group()[: self.settings.validation]
+        found = []
+        for start in range(0, len(rows), 32):
+            some = rows[start : start + 32]
+            batch = {k: v.to(self.device) for k, v in source.batch(some, step=0).items()}
+            found.append(self._each(self.model, batch, Dice(0, 0, range(start, start + len(some)), self.device)))
+        return {**mean_interval("loss", torch.cat(found).cpu().numpy()), "n": len(rows)}
+
+    def _each(self, model: nn.Module, batch: Batch, dice: Dice) -> torch.Tensor:
+        """The loss of every row: (B,)."""
+        settings = self.settings
+        latents = batch["latents"].float()
+        noise = dice.normal(*latents.shape[1:])
+        t = dice.integers(settings.schedule.steps)
+        chance = dice.uniform(3)
+        with torch.no_grad():
+            given = {**batch, "with_face": chance[:, 0]}
+            embeds, pooled = self.conditioner.encode(given, chance[:, 1] < settings.prompts)
+            null, null_pooled = self.conditioner.null()
+            embeds, pooled = drop_conditioning(embeds, pooled, null, null_pooled, chance[:, 2], settings.dropout)
+        noisy = settings.schedule.add_noise(latents, noise, t).contiguous(memory_format=torch.channels_last)
+        added = {"text_embeds": pooled, "time_ids": batch["time"].float()}
+        prediction = model(noisy, t, embeds, added_cond_kwargs=added).sample
+        return denoising_loss(settings.schedule, prediction, latents, noise, t, settings.min_snr)
+
+    def sheet(self) -> Image.Image:
+        """Held-out pictures above what the model paints for their conditioning."""
+        source = self.sources[1]
+        rows = source.first_group()
+        rows = rows[np.linspace(0, len(rows) - 1, min(8, len(rows))).astype(int)]
+        batch = {k: v.to(self.device) for k, v in source.batch(rows, step=0).items()}
+        ones = torch.ones(len(rows), device=self.device)
+        embeds, pooled = self.conditioner.encode({**batch, "with_face": ones}, ones < 0)
+        painted = self.sample(embeds, pooled, batch["latents"].shape[2:], batch["time"].float())
+        real = self._decode(batch["latents"].float())
+        return contact_sheet([*real, *painted], columns=len(rows), scale=1)
+
+    @torch.no_grad()
+    def sample(
+        self, embeds: torch.Tensor, pooled: torch.Tensor, places: torch.Size, time_ids: torch.Tensor, seed: int = 0
+    ) -> torch.Tensor:
+        """Paints by DDIM with classifier-free guidance: (B,3,H,W) in [0, 1]."""
+        null, null_pooled = (x.expand(len(embeds), *x.shape[1:]) for x in self.conditioner.null())
+        both = torch.cat([null, embeds])
+        added = {"text_embeds": torch.cat([null_pooled, pooled]), "time_ids": torch.cat([time_ids, time_ids])}
+        scheduler: Any = self.settings.schedule.scheduler("DDIMScheduler")
+        scheduler.set_timesteps(SAMPLING_STEPS, device=self.device)
+        x = Dice(seed, 0, range(len(embeds)), self.device).normal(self.model.config.in_channels, *places)
+        for t in scheduler.timesteps:
+            without, given = self.model(torch.cat([x, x]), t, both, added_cond_kwargs=added).sample.float().chunk(2)
+            x = scheduler.step(without + self.settings.guidance * (given - without), t, x).prev_sample
+        return self._decode(x)
+
+    def export(self, folder: Path) -> None:
+        """A complete pipeline for FaceCLIP; for text: unet/, vae/, scheduler/ and text_0/, text_1/."""
+        scheduler: Any = self.settings.schedule.scheduler("DDIMScheduler")
+        components = self.conditioner.export(folder)
+        if components:
+            from limner.pipelines.faceclip import FaceCLIPPipeline
+
+            pipeline = FaceCLIPPipeline(
+                self.autoencoder,
+                self.model,
+                scheduler,
+                default_steps=SAMPLING_STEPS,
+                default_guidance=self.settings.guidance,
+                world="sitters" if self.settings.data.kind == "world" else "",
+                **components,
+            )
+            pipeline.save_pretrained(folder)
+            return
+        self.model.save_pretrained(folder / "unet")
+        self.autoencoder.save_pretrained(folder / "vae")
+        scheduler.save_pretrained(folder / "scheduler")
+
+    def _unet(self) -> UNet2DConditionModel:
+        settings, width, pooled = self.settings, self.conditioner.width, self.conditioner.pooled
+        if not settings.init:
+            height, across = self.sizes[0]
+            size = height // 8 if height == across else (height // 8, across // 8)
+            return settings.unet.build(self.autoencoder.config.latent_channels, size, width, pooled)
+        if not (Path(settings.init) / "config.json").is_file():
+            raise WeightsUnavailable(f"{settings.init} holds no UNet.", "Give a folder in diffusers' form.")
+        unet = UNet2DConditionModel.from_pretrained(settings.init, local_files_only=True)
+        if unet.config.cross_attention_dim != width:
+            raise ConfigError(
+                f"The UNet in {settings.init} reads embeddings of {unet.config.cross_attention_dim} channels; "
+                f"the encoder gives {width}."
+            )
+        return unet
+
+    def _latents(self, pictures: Table, report: Report) -> Table:
+        vae = self.autoencoder.to(self.device).eval()
+        first = torch.zeros(1, 3, *pictures["image"].shape[1:3], device=self.device)
+        with torch.no_grad():
+            shape = vae.encode(first).latent_dist.mode().shape[1:]
+
+        def compute(block: range) -> dict[str, torch.Tensor]:
+            images = to_images(torch.from_numpy(pictures["image"][block.start : block.stop])).to(self.device)
+            latents = vae.encode(images * 2 - 1).latent_dist.mode()
+            return {"latents": (latents - (vae.config.shift_factor or 0)) * vae.config.scaling_factor}
+
+        return feature_table("latents", pictures, vae, {"latents": Column("f2", tuple(shape))}, compute, report)
+
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        vae = self.autoencoder
+        latents = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
+        return (vae.decode(latents, return_dict=False)[0] + 1).div(2).clamp(0, 1)
+
+
+def load_autoencoder(folder: Path) -> Any:
+    """The autoencoder in a folder: Limner's own or diffusers' AutoencoderKL.
+
+    Raises:
+        WeightsUnavailable: none there.
+    """
+    if not (folder / "config.json").is_file():
+        raise WeightsUnavailable(f"{folder} holds no autoencoder.", "Train one: recipes/mini-autoencoder.yaml.")
+    name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
+    kind = PatchAutoencoder if name == PatchAutoencoder.__name__ else AutoencoderKL
+    return kind.from_pretrained(folder, local_files_only=True).eval()
+
+
+class _Latents(Source):
+    """Latents of one or more sizes, with what conditions them; rows are counted through all sizes."""
+
+    def __init__(
+        self, pictures: list[Table], latents: list[Table], conditioner: Conditioner, prepared: list[Any]
+    ) -> None:
+        self.pictures, self.latents, self.conditioner, self.prepared = pictures, latents, conditioner, prepared
+        self.first = np.cumsum([0, *map(len, pictures)])
+        self.groups = np.concatenate([np.full(len(t), i) for i, t in enumerate(pictures)])
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+    def batch(self, rows: np.ndarray, step: int) -> Batch:
+        k = int(self.groups[rows[0]])
+        own = rows - self.first[k]
+        found = {"latents": self.latents[k]["latents"][own], "time": self.pictures[k]["time"][own]}
+        found |= self.conditioner.columns(self.prepared[k], own, step)
+        return {name: torch.from_numpy(value) for name, value in found.items()}
+
+    def first_group(self) -> np.ndarray:
+        """Rows of the first size."""
+        return np.arange(self.first[1])

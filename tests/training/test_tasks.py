@@ -1,0 +1,224 @@
+"""Every task learns: a few steps on one small batch bring its loss down, and what it exports can be loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from limner.training.dice import Dice, seed_everything
+from limner.training.progress import silent
+from limner.training.task import Task
+from limner.training.tasks import task_class
+
+FACE = {"image_size": 28, "patch_size": 7, "width": 16, "depth": 1, "heads": 2, "output": 8, "mask_ratio": 0.0}
+TEXT = {"width": 16, "depth": 1, "heads": 2, "context": 20, "projection": 12}
+FUSER = {"depth": 2, "heads": 2, "points": 2, "feedforward": 16, "gain": 0.1}
+UNET = {"channels": [16, 32], "attention": [0, 1], "head": 8, "time_channels": 8, "groups": 4}
+
+Make = Callable[..., Task[Any]]
+
+
+@pytest.fixture(scope="module")
+def data(pictures: Path) -> dict[str, Any]:
+    return {"kind": "folder", "path": str(pictures), "size": 32, "workers": 1}
+
+
+@pytest.fixture(scope="module")
+def make(data: dict[str, Any], cache: Path) -> Iterator[Make]:
+    """Builds and prepares a task on the tiny pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIMNER_CACHE", str(cache))
+
+        def build(name: str, **settings: Any) -> Task[Any]:
+            seed_everything(0)
+            kind = task_class(name)
+            task = kind(kind.settings_class.from_dict({"data": data, "held_out": data, **settings}))
+            task.prepare(silent)
+            return task
+
+        yield build
+
+
+def learn(task: Task[Any], steps: int = 3, rate: float = 3e-3) -> list[float]:
+    """Losses of steps on one batch with always the same noise."""
+    source = task.source()
+    batch = source.batch(np.arange(8), 0)
+    optimizer = torch.optim.AdamW(task.parameter_groups(0.0), lr=rate)
+    task.model.train()
+    losses = []
+    for _ in range(steps + 1):
+        losses.append(task.loss(task.model, batch, Dice(0, 0, range(8))).total)
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    task.model.eval()
+    return [float(x.detach()) for x in losses]
+
+
+def assert_learns(task: Task[Any], **how: Any) -> None:
+    losses = learn(task, **how)
+    assert losses[-1] < losses[0], losses
+    unused = [n for n, p in task.model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not unused, f"parameters without gradient would stop data-parallel training: {unused}"
+
+
+@torch.no_grad()
+def metrics_of(task: Task[Any]) -> dict[str, float]:
+    return task.validate()
+
+
+@pytest.fixture(scope="module")
+def face(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("face")
+    make("recogniser", face=FACE).export(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clips(make: Make, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folders = []
+    for width in (16, 24):
+        folder = tmp_path_factory.mktemp(f"clip{width}")
+        image = {"patch_size": 8, "width": 16, "depth": 1, "heads": 2}
+        make("clip", text={**TEXT, "width": width}, image=image).export(folder)
+        folders.append(str(folder))
+    return folders
+
+
+@pytest.fixture(scope="module")
+def vae(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vae")
+    with torch.no_grad():
+        make("autoencoder", widths=[8, 8], decoder_layers=1).export(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(make: Make, face: Path, clips: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("encoder")
+    make("alignment", face=str(face), clips=clips, fuser=FUSER).export(folder)
+    return folder
+
+
+def test_autoencoder(make: Make, vae: Path) -> None:
+    from limner.encoders.autoencoder import PatchAutoencoder
+
+    task = make("autoencoder", widths=[8, 8], decoder_layers=1, noise=0.0)
+    before = metrics_of(task)["psnr"]
+    assert_learns(task, steps=30, rate=1e-3)
+    assert metrics_of(task)["psnr"] > before
+    with torch.no_grad():
+        assert task.sheet().size == (8 * 66 - 2, 2 * 66 - 2)
+    model = PatchAutoencoder.from_pretrained(vae)
+    images = torch.from_numpy(task.table["image"][:]).permute(0, 3, 1, 2) / 127.5 - 1
+    latents = model.encode(images).latent_dist.mode().detach()
+    assert latents.mean((0, 2, 3)).abs().max() < 0.01
+    assert (latents.std((0, 2, 3)) - 1).abs().max() < 0.01
+
+
+def test_recogniser(make: Make, face: Path) -> None:
+    from limner.encoders.parts import load_face
+
+    task = make("recogniser", face=FACE, margin_warmup=0)
+    assert_learns(task)
+    metrics = metrics_of(task)
+    assert metrics["same_pairs"] == 6 * 6
+    assert metrics["different_pairs"] == 24 * 23 / 2 - 36
+    assert 0.4 < metrics["accuracy"] <= 1
+    assert load_face(face).config.output == 8
+
+
+@pytest.mark.parametrize("objective", ["sigmoid", "softmax"])
+def test_clip(make: Make, objective: str) -> None:
+    image = {"patch_size": 8, "width": 16, "depth": 1, "heads": 2}
+    task = make("clip", text=TEXT, image=image, objective=objective, prefix=0.5)
+    assert_learns(task, rate=1e-3)
+    assert metrics_of(task)["n"] == 24
+
+
+def test_alignment(make: Make, face: Path, clips: list[str]) -> None:
+    task = make("alignment", face=str(face), clips=clips, fuser=FUSER)
+    frozen = {n: p.clone() for n, p in task.model.named_parameters() if not p.requires_grad}
+    assert_learns(task)
+    assert any("face_encoder" in n for n in frozen)
+    assert all(torch.equal(p, frozen[n]) for n, p in task.model.named_parameters() if n in frozen)
+    metrics = metrics_of(task)
+    assert metrics["n"] == 6
+    assert {"joint_to_image_recall@1", "text_to_image_recall@5", "joint_to_face_recall@1"} <= metrics.keys()
+
+
+def test_alignment_leaves_a_loss_out(make: Make, face: Path, clips: list[str]) -> None:
+    task = make("alignment", face=str(face), clips=clips, fuser=FUSER, image_weight=0.0, text_weight=0.0)
+    batch = task.source().batch(np.arange(8), 0)
+    losses = task.loss(task.model, batch, Dice(0, 0, range(8)))
+    assert torch.isclose(losses.total, losses.parts["face"])
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_diffusion_on_text(make: Make, vae: Path, clips: list[str], prediction: str, tmp_path: Path) -> None:
+    schedule = {"prediction": prediction, "zero_snr": prediction == "v_prediction"}
+    min_snr = 5.0 if prediction == "epsilon" else None
+    task = make("diffusion", autoencoder=str(vae), clips=clips, unet=UNET, schedule=schedule, min_snr=min_snr)
+    assert_learns(task)
+    assert metrics_of(task)["n"] == 24
+    task.export(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"unet", "vae", "scheduler", "text_0", "text_1"}
+
+
+def test_diffusion_on_faces(make: Make, vae: Path, encoder: Path, tmp_path: Path) -> None:
+    from limner.pipelines.loading import load_model
+
+    task = make("diffusion", autoencoder=str(vae), encoder=str(encoder), unet=UNET, faceless=0.3, dropout=0.3)
+    assert_learns(task)
+    with torch.no_grad():
+        sheet = task.sheet()
+    assert sheet.size == (8 * 34 - 2, 2 * 34 - 2)
+    task.export(tmp_path / "model")
+    model = load_model(str(tmp_path / "model"), device="cpu")
+    assert model.world == ""
+    picture = model.pipe("a person", num_inference_steps=2, output_type="np").images[0]
+    assert picture.shape == (32, 32, 3)
+
+
+def test_sampling_in_training_is_what_the_pipeline_paints(make: Make, vae: Path, encoder: Path) -> None:
+    """The sheet's sampler and the shipped pipeline agree on schedule, guidance, size conditioning and latents."""
+    from limner.pipelines.faceclip import FaceCLIPPipeline
+
+    task = make("diffusion", autoencoder=str(vae), encoder=str(encoder), unet=UNET)
+    said = task.conditioner.encoder.encode(None, ["a person"])
+    time = torch.tensor([[32.0, 32, 0, 0, 32, 32]])
+    ours = task.sample(said.tokens, said.pooled, torch.Size((4, 4)), time)
+    scheduler = task.settings.schedule.scheduler()
+    pipe = FaceCLIPPipeline(task.autoencoder, task.model, scheduler, task.conditioner.encoder)
+    pipe.set_progress_bar_config(disable=True)
+    noise = Dice(0, 0, range(1)).normal(16, 4, 4)
+    theirs = pipe("a person", latents=noise, num_inference_steps=30, guidance_scale=3.0, output_type="pt").images
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_buckets_keep_sizes_apart(make: Make, vae: Path, encoder: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for i in range(6):
+        tall = i % 2
+        Image.new("RGB", (32, 48) if tall else (48, 32), (40 * i, 90, 120)).save(tmp_path / f"{i}.png")
+    rows = [
+        f'{{"file_name": "{i}.png", "text": "a person", "identity": {i // 2}, '
+        '"landmarks": [[11,13],[21,13],[16,18],[12,22],[20,22]]}'
+        for i in range(6)
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    folder = {"kind": "folder", "path": str(tmp_path), "size": 32, "workers": 1}
+    sizes = [[32, 32], [48, 32], [32, 48]]
+    task = make("diffusion", autoencoder=str(vae), encoder=str(encoder), unet=UNET, sizes=sizes, data=folder)
+    source = task.source()
+    assert np.bincount(source.groups).tolist() == [3, 3]
+    shapes = [source.batch(np.flatnonzero(source.groups == g), 0)["latents"].shape[2:] for g in (0, 1)]
+    assert shapes == [(6, 4), (4, 6)]
+    batch = source.batch(np.flatnonzero(source.groups == 1), 0)
+    assert torch.isfinite(task.loss(task.model, batch, Dice(0, 0, range(3))).total)
