@@ -98,7 +98,8 @@ def _attempt(wanted: dict[str, str], sitter: Sitter, seed: int) -> View:
     if wanted.get("makeup") == "yes":
         fixed["makeup"] = 0.8
     if "framing" in wanted:
-        fixed["face_height"] = {"close-up": 0.52, "far": 0.2}[wanted["framing"]]
+        near = wanted["framing"] == "close-up"
+        fixed |= {"face_height": 0.48, "center": (0.5, 0.41)} if near else {"face_height": 0.2}
     elif fixed["headwear"] == "none":
         fixed |= {"face_height": r.uniform(0.34, 0.44), "center": (r.uniform(0.46, 0.54), r.uniform(0.42, 0.46))}
     view = sample_view(sitter, seed, "any", **fixed)
