@@ -16,6 +16,16 @@ from limner.registry import WeightFile, register_weights
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+MERGES = register_weights(
+    WeightFile(
+        name="clip-merges",
+        repo="openai/clip-vit-large-patch14",
+        filename="merges.txt",
+        license="MIT",
+        size=525_000,
+        variable="LIMNER_CLIP_MERGES",
+    )
+)
 FACECLIP_ENCODER = register_weights(
     WeightFile(
         name="faceclip-encoder",

@@ -13,8 +13,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from limner.encoders.published import MERGES
 from limner.errors import ConfigError, CorruptData, PromptError
-from limner.registry import WeightFile, register_weights
 
 IDENTITY_PREFIX = "Photo of a id person. "
 """What a prompt with a face begins with; the embedding of its `id` is replaced by the face's."""
@@ -25,17 +25,6 @@ CLIP_MERGES = 48_894
 
 CLIP_PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 """What CLIP splits a prompt into before merging bytes: endings, words, single digits, runs of other signs."""
-
-MERGES = register_weights(
-    WeightFile(
-        name="clip-merges",
-        repo="openai/clip-vit-large-patch14",
-        filename="merges.txt",
-        license="MIT",
-        size=525_000,
-        variable="LIMNER_CLIP_MERGES",
-    )
-)
 
 PAD, BEGIN, UNKNOWN, END = "<pad>", "<begin>", "<unknown>", "<end>"
 PUNCTUATION = tuple(".,:;!?'\"()-/&")
