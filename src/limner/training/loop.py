@@ -15,12 +15,13 @@ from torch import nn
 from limner.config import Config
 from limner.data.loader import Share, batches
 from limner.data.order import Order
-from limner.errors import ConfigError, OutputConflict, StorageError, TrainingDiverged
+from limner.errors import ConfigError, TrainingDiverged
 from limner.training.checkpoint import Checkpoints, whole_folder
 from limner.training.dice import Dice, seed_everything
 from limner.training.ema import Ema
+from limner.training.folder import claim_folder, locked
 from limner.training.progress import Reporter, counting, silent
-from limner.training.recipe import Loop, Recipe, first_difference
+from limner.training.recipe import Loop, Recipe
 from limner.training.results import write_results
 from limner.training.stop import Stop
 from limner.training.task import Task
@@ -56,33 +57,6 @@ def learning_rate(loop: Loop, step: int) -> float:
     return loop.lr * (loop.final_lr + (1 - loop.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-def claim_folder(out: Path, recipe: Recipe) -> None:
-    """Makes `out` the folder of this training and writes recipe.yaml into it, or checks that it already is.
-
-    Fields under `run` may differ from what is there, everything else may not.
-
-    Raises:
-        OutputConflict: it belongs to a training with other values, or holds something else.
-        StorageError: it cannot be made.
-    """
-    path = out / "recipe.yaml"
-    if path.exists():
-        old = Recipe.load(path).to_dict()
-        found = first_difference({**old, "run": 0}, {**recipe.to_dict(), "run": 0})
-        if found:
-            raise OutputConflict(
-                f"{out} holds a training whose {found[0]} is {found[1]!r}; this one has {found[2]!r}.",
-                "Choose another folder with --out, or give the same values to go on.",
-            )
-    elif out.exists() and any(out.iterdir()):
-        raise OutputConflict(f"{out} is not empty and holds no training.", "Choose another folder with --out.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        recipe.save(path)
-    except OSError as e:
-        raise StorageError(f"Cannot write {path}: {e.strerror or e}.", "Choose another folder with --out.") from e
-
-
 class Trainer:
     """Runs one task in one folder.
 
@@ -97,7 +71,10 @@ class Trainer:
 
         self.recipe, self.loop, self.run_config, self.out = recipe, recipe.loop, recipe.run, out
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
-        self.accelerator = Accelerator(mixed_precision=self.loop.precision, kwargs_handlers=[patience])
+        no_accelerator = not torch.accelerator.is_available()
+        self.accelerator = Accelerator(
+            mixed_precision=self.loop.precision, cpu=no_accelerator, kwargs_handlers=[patience]
+        )
         self.main = self.accelerator.is_main_process
         self.share = Share(self.accelerator.process_index, self.accelerator.num_processes, self.loop.accumulation)
         self.share.positions(self.loop.batch_size, 0)
@@ -127,7 +104,12 @@ class Trainer:
             StorageError: the disk is full; earlier checkpoints are intact.
             CorruptData: the checkpoint is damaged.
             ConfigError: no checkpoint of that step.
+            OutputConflict: another process trains in this folder.
         """
+        with locked(self.out) if self.main else nullcontext():
+            return self._run(minutes, resume)
+
+    def _run(self, minutes: float | None, resume: int | None) -> Outcome:
         with self.accelerator.main_process_first():
             self.task.prepare(counting if self.main else silent)
         start = self._set_up(resume)

@@ -1,0 +1,55 @@
+"""The folder of a training: whose it is, and that only one process works in it."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from limner.errors import OutputConflict, StorageError
+from limner.training.recipe import Recipe, first_difference
+
+
+def claim_folder(out: Path, recipe: Recipe) -> None:
+    """Makes `out` the folder of this training and writes recipe.yaml into it, or checks that it already is.
+
+    Fields under `run` may differ from what is there, everything else may not.
+
+    Raises:
+        OutputConflict: it belongs to a training with other values, or holds something else.
+        StorageError: it cannot be made.
+    """
+    path = out / "recipe.yaml"
+    if path.exists():
+        old = Recipe.load(path).to_dict()
+        found = first_difference({**old, "run": 0}, {**recipe.to_dict(), "run": 0})
+        if found:
+            raise OutputConflict(
+                f"{out} holds a training whose {found[0]} is {found[1]!r}; this one has {found[2]!r}.",
+                "Choose another folder with --out, or give the same values to go on.",
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise OutputConflict(f"{out} is not empty and holds no training.", "Choose another folder with --out.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        recipe.save(path)
+    except OSError as e:
+        raise StorageError(f"Cannot write {path}: {e.strerror or e}.", "Choose another folder with --out.") from e
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Inside, no other training works in the folder; the lock goes with the process, however it ends.
+
+    Raises:
+        OutputConflict: another one does.
+    """
+    with (out / ".lock").open("w") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            raise OutputConflict(
+                f"Another process is training in {out}.", "Wait for it, or choose another folder with --out."
+            ) from e
+        yield

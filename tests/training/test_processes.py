@@ -1,0 +1,57 @@
+"""Two processes train what one would, at equal global batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+TEXT = {"width": 16, "depth": 1, "heads": 2, "context": 20, "projection": 12}
+IMAGE = {"patch_size": 8, "width": 16, "depth": 1, "heads": 2}
+
+
+@pytest.fixture(scope="module")
+def trained(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with each recipe trained on one process and on two."""
+    folder = tmp_path_factory.mktemp("pair")
+    data = {"kind": "folder", "path": str(pictures), "size": 32, "workers": 1}
+    run = {"log_every": 1, "checkpoint_every": 0, "validate_every": 0, "sheet_every": 0}
+    loop = {"steps": 5, "batch_size": 8, "warmup": 2, "ema": 0.9}
+    recipes = {
+        "autoencoder": ({"widths": [8, 8], "decoder_layers": 1, "validation": 4}, {**loop, "accumulation": 2}),
+        "clip": ({"text": TEXT, "image": IMAGE}, loop),
+    }
+    names = []
+    for task, (settings, how) in recipes.items():
+        path = folder / f"{task}.yaml"
+        both = {"data": data, "held_out": data, **settings}
+        path.write_text(yaml.safe_dump({"name": task, "task": task, "settings": both, "loop": how, "run": run}))
+        names.append(str(path))
+    driver = Path(__file__).with_name("pair_driver.py")
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "LIMNER_CACHE": str(cache)}
+    done = subprocess.run([sys.executable, str(driver), str(folder), *names], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+@pytest.mark.parametrize("task", ["autoencoder", "clip"])
+def test_two_processes_equal_one(trained: Path, task: str) -> None:
+    one, two = trained / f"{task}-1", trained / f"{task}-2"
+    assert json.loads((two / "results.json").read_text())["processes"] == 2
+    losses = []
+    for out in (one, two):
+        lines = [json.loads(x) for x in (out / "log.jsonl").read_text().splitlines()]
+        losses.append([x["train/loss"] for x in lines if "train/loss" in x])
+    assert len(losses[0]) == 5
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    a, b = (load_file(out / "checkpoints" / "step-00000005" / "ema.safetensors") for out in (one, two))
+    assert a.keys() == b.keys()
+    for name in a:
+        assert (a[name] - b[name]).abs().max() < 2e-4, name
