@@ -13,8 +13,6 @@ HAIR_HIDING = ("chef", "wizard", "police", "firefighter", "cap", "beanie", "hat"
 """Headwear under which a hair style cannot be told, unless the hair hangs below it."""
 HANGING = ("long", "wavy", "bob", "bob_fringe", "curly", "afro")
 _TELLING = ("long", "wavy", "curly", "afro")
-COLLAR = 1.45
-"""Head units below the eyes at which clothes are sure to be seen, whatever beard and hair hang over them."""
 FACE_UNITS = 1.2
 """Head units that `View.face_height` measures."""
 FIXED_CLOTH = ("chef", "police", "firefighter")
@@ -41,7 +39,7 @@ def labels(sitter: Sitter, view: View) -> dict[str, str]:
     elif view.headwear == "crown":
         role = "queen" if sitter.sex == "woman" else "king"
     hair, hair_color = _hair(view)
-    dressed = (1 - view.center[1]) * FACE_UNITS / view.face_height >= COLLAR
+    dressed = (1 - view.center[1]) * FACE_UNITS / view.face_height >= collar(view.pitch)
     return {
         "sex": sitter.sex,
         "age": _age(sitter.age),
@@ -65,6 +63,11 @@ def labels(sitter: Sitter, view: View) -> dict[str, str]:
         "makeup": "yes" if view.makeup >= 0.5 else "no",
         "freckles": "yes" if sitter.freckles >= 0.4 else "no",
     }
+
+
+def collar(pitch: float) -> float:
+    """Head units below the eyes at which clothes are sure to be seen, whatever hangs over them; more looking up."""
+    return 1.45 + 0.014 * max(pitch, 0.0)
 
 
 def _cloth_color(view: View) -> str:

@@ -24,7 +24,7 @@ from limner.world.factors import (
     View,
 )
 from limner.world.identity import HAIR_COLORS, MEN_HAIR, WOMEN_HAIR, Sitter
-from limner.world.labels import EYE_TURN, FACE_UNITS
+from limner.world.labels import EYE_TURN, FACE_UNITS, collar
 from limner.world.seeds import stream
 
 HELD_OUT = (
@@ -47,8 +47,8 @@ FRAME_ABOVE = {
     "cap": 1.2, "headphones": 1.15, "beanie": 1.5, "hat": 1.35,
 }  # fmt: skip
 """Head units that must fit between the eyes and the upper edge."""
-FRAME_BELOW = (1.45, 1.0)
-"""Head units between the eyes and the lower edge: down to the collar, and in a close-up to the chin."""
+FRAME_BELOW = 1.0
+"""Head units between the eyes and the lower edge of a close-up, down to the chin; others show the collar."""
 BUST = 2.45
 """Head units below the eyes where the body ends, which the lower edge must hide."""
 _HEADWEAR = {
@@ -245,7 +245,8 @@ def expression(kind: str, r: Random, gaze: tuple[float, float] = (0.0, 0.0), bli
 
 def _frame(v: dict[str, Any], r: Random) -> None:
     """Size and place of the face, so that a hat and the collar (in a close-up: the chin) are on the canvas."""
-    above, below = FRAME_ABOVE[v["headwear"]], FRAME_BELOW[r.random() < 0.15]
+    above = FRAME_ABOVE[v["headwear"]]
+    below = FRAME_BELOW if r.random() < 0.15 else collar(v["pitch"]) + 0.02
     height = min(r.triangular(0.28, 0.58, 0.42), 0.96 * FACE_UNITS / (above + below))
     x, y = r.gauss(0.5, 0.045), r.gauss(0.45, 0.035)
     v.setdefault("face_height", height)

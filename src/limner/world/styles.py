@@ -70,6 +70,12 @@ def _flatten(image: np.ndarray, colors: float, sigma: float) -> np.ndarray:
     return cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR) if k > 1 else small
 
 
+def _skin(mask: np.ndarray, sigma: float) -> np.ndarray:
+    """(H, W) float32 in [0, 1]: skin and what sits on it, with a soft edge; where likeness lives."""
+    face = np.isin(mask, (1, 5, 6)).astype(np.float32)
+    return cv2.GaussianBlur(face, (0, 0), sigma)
+
+
 def _photo(image: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
     return image.copy()
 
@@ -77,14 +83,14 @@ def _photo(image: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
 def _sepia(image: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
     u = _unit(image)
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    gray = cv2.GaussianBlur(gray, (0, 0), 0.45 * u) + _noise(gray.shape, seed, u) * np.float32(5)
+    gray = cv2.GaussianBlur(gray, (0, 0), 0.45 * u) + _noise(gray.shape, seed, u) * np.float32(4)
     low, high = np.percentile(gray[:: max(int(u), 1)], (1, 98))
     gray = (gray - np.float32(low)) * np.float32(250 / max(high - low, 60.0)) + 4
     h, w = gray.shape
     y, x = np.linspace(-1, 1, h, dtype=np.float32)[:, None], np.linspace(-1, 1, w, dtype=np.float32)[None]
     fade = np.clip((x * x + y * y) * np.float32(0.42) - np.float32(0.18), 0, 1)
-    t = np.clip(gray / 255, 0, 1) * (1 - fade)
-    dark, light = np.array((44, 26, 14), np.float32), np.array((248, 226, 184), np.float32)
+    t = np.clip(gray / 255, 0, 1) ** np.float32(0.85) * (1 - fade)
+    dark, light = np.array((34, 20, 10), np.float32), np.array((250, 230, 190), np.float32)
     tint = np.array((1.0, 1.12, 1.3), np.float32)
     return _finish(dark + (light - dark) * t[..., None] ** tint)
 
@@ -163,11 +169,12 @@ def _fauvism(image: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
     cloth = _palette(255 - toned // 2, _FAUVE[(first + 1) % len(_FAUVE)])
     picture = np.where((mask == 0)[..., None], ground, np.where((mask == 2)[..., None], cloth, picture))
     own = _saturate(image, 2.2)
-    picture = picture * np.float32(0.72) + own * np.float32(0.28)
+    likeness = (np.float32(0.25) + np.float32(0.3) * _skin(mask, u))[..., None]
+    picture = picture + (own - picture) * likeness
     angle = painter.orientation(image, 3 * u, seed)
     layers = ((4.6, 1.6, 1.5, 0.9, -1.0), (2.6, 0.9, 1.4, 0.8, 75.0), (1.1, 0.4, 1.1, 0.7, 50.0))
     painted = _brush(picture, mask, angle, seed, layers, 26, 0.12, 0.3)
-    line = _contour(image, mask, u, 1.1)
+    line = _contour(image, mask, u, 1.1) * (1 - np.float32(0.6) * _skin(mask, u))
     return _finish(painted + (np.array((20, 16, 70), np.float32) - painted) * line[..., None] * np.float32(0.8))
 
 
@@ -184,8 +191,9 @@ def _pointillism(image: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
     person = canvas.copy()
     painter.dots(person, fine, f(1.2 * u), f(1.75 * u), f(1.0), derive(seed, 3))
     painter.dots(person, fine, f(0.95 * u), f(1.9 * u), f(0.9), derive(seed, 4))
-    face = cv2.GaussianBlur((mask > 0).astype(np.float32), (0, 0), u)[..., None]
-    return _finish(canvas + (person - canvas) * face)
+    body = cv2.GaussianBlur((mask > 0).astype(np.float32), (0, 0), u)[..., None]
+    canvas += (person - canvas) * body
+    return _finish(canvas + (picture - canvas) * (np.float32(0.3) * _skin(mask, u)[..., None]))
 
 
 def _edges(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -244,12 +252,15 @@ def _pencil(image: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
     sketch = np.clip(gray.astype(np.float32) / wide, 0.2, 1.0)
     tone = cv2.GaussianBlur(gray, (0, 0), 0.9 * u).astype(np.float32) / 255
     tone = np.where(mask == 0, np.float32(0.35) + np.float32(0.65) * tone, np.float32(0.1) + np.float32(0.9) * tone)
+    skin = _skin(mask, u)
     shade = np.zeros_like(tone)
     for k, (level, angle) in enumerate(((0.66, 0.9), (0.4, -0.75), (0.2, 0.1))):
         depth = np.clip((np.float32(level) - tone) * np.float32(3.2), 0, 1)
         ink = np.clip(_hatch(tone.shape, derive(seed, k), u, angle) + depth * np.float32(1.3) - np.float32(0.35), 0, 1)
         shade += ink * depth * np.float32(0.36)
-    x = sketch**1.3 * (1 - np.clip(shade, 0, 0.85)) * (1 - np.float32(0.55) * _edges(image, 0.8 * u))
+    shade *= 1 - np.float32(0.45) * skin
+    smudge = 1 - np.float32(0.6) * (1 - np.clip(tone, 0, 1)) * skin
+    x = sketch**1.3 * (1 - np.clip(shade, 0, 0.85)) * smudge * (1 - np.float32(0.55) * _edges(image, 0.8 * u))
     x = np.float32(0.14) + np.float32(0.86) * x + _noise(tone.shape, derive(seed, 9), u) * np.float32(0.018)
     return _finish(x[..., None] * np.array((250, 248, 243), np.float32))
 
@@ -266,14 +277,15 @@ def _charcoal(image: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
     matrix[:, 2] = np.array(gray.shape[::-1]) / 2 - matrix[:, :2] @ (np.array(gray.shape[::-1]) / 2)
     streak = cv2.GaussianBlur(streak, (0, 0), 4.5 * u, sigmaY=0.3)
     streak = cv2.warpAffine(streak, matrix, gray.shape[::-1], borderMode=cv2.BORDER_REFLECT) * np.float32(0.34)
-    x = tone + (grain + streak) * (1 - np.float32(0.5) * (mask > 0))
-    x = 1 / (1 + np.exp(-(x - np.float32(0.42)) * np.float32(7.5)))
-    x *= 1 - np.float32(0.75) * _contour(image, mask, u, 1.3)
+    skin = _skin(mask, u)
+    x = tone + (grain + streak) * (1 - np.float32(0.45) * (mask > 0) - np.float32(0.38) * skin)
+    x = 1 / (1 + np.exp(-(x - np.float32(0.42) + np.float32(0.04) * skin) * (np.float32(7.5) - np.float32(3.2) * skin)))
+    x *= 1 - (np.float32(0.75) - np.float32(0.45) * skin) * _contour(image, mask, u, 1.3)
     h, w = gray.shape
     yy, xx = np.linspace(-1, 1, h, dtype=np.float32)[:, None], np.linspace(-1, 1, w, dtype=np.float32)[None]
     bare = np.clip((np.maximum(np.abs(xx), np.abs(yy)) - np.float32(0.78)) * 5 + streak * 2, 0, 1) * (mask == 0)
     x = x + (1 - x) * bare
-    x = np.clip(x + grain * np.float32(0.6), 0, 1)
+    x = np.clip(x + grain * (np.float32(0.6) - np.float32(0.35) * skin), 0, 1)
     dark, paper = np.array((22, 20, 20), np.float32), np.array((222, 212, 192), np.float32)
     return _finish(dark + (paper - dark) * x[..., None])
 
@@ -291,6 +303,7 @@ def _watercolor(image: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
     wide = cv2.resize(_flatten(wide, 60, 2.5 * u), (w, h), interpolation=cv2.INTER_LINEAR)
     body = cv2.GaussianBlur((mask > 0).astype(np.float32), (0, 0), 1.5 * u)[..., None]
     flat = wide + (smooth.astype(np.float32) - wide) * (np.float32(0.25) + np.float32(0.75) * body)
+    flat += (image - flat) * (np.float32(0.4) * _skin(mask, u)[..., None])
     ink = 1 - np.clip(_saturate(flat, 1.3) * np.float32(0.94) + 18, 0, 255) / 255
     gray = cv2.cvtColor(flat.astype(np.float32), cv2.COLOR_RGB2GRAY)
     rim = np.abs(cv2.GaussianBlur(gray, (0, 0), 0.8 * u) - cv2.GaussianBlur(gray, (0, 0), 2.0 * u))
