@@ -116,7 +116,7 @@ def test_foreign_pictures_are_refused_by_type() -> None:
     with pytest.raises(NoProvenance):
         provenance.read_provenance(jpeg)
     with pytest.raises(NoProvenance):
-        provenance.read_provenance(png(provenance.render_info(world="sitters")))
+        provenance.read_provenance(png(provenance.render_info("sitters")))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', '{"kind": "portrait"}', '{"kind": "portrait", "format": 1}'])
@@ -204,9 +204,18 @@ def test_a_failed_write_is_typed(tmp_path: Path, portrait: Portrait) -> None:
         provenance.write_portrait(portrait, tmp_path / "no" / "such" / "folder.png")
 
 
-def test_kinds_of_pictures(portrait: Portrait) -> None:
-    assert provenance.picture_kind(io.BytesIO(provenance.encode_portrait(portrait))) == "portrait"
-    assert provenance.picture_kind(png(provenance.render_info())) == "render"
-    assert provenance.picture_kind(png()) == ""
+def test_worlds_of_pictures(portrait: Portrait) -> None:
+    painted = dataclasses.replace(portrait, settings={**portrait.settings, "world": "sitters"})
+    assert provenance.picture_world(io.BytesIO(provenance.encode_portrait(painted))) == "sitters"
+    assert provenance.picture_world(io.BytesIO(provenance.encode_portrait(portrait))) == ""
+    assert provenance.picture_world(png(provenance.render_info("sitters"))) == "sitters"
+    assert provenance.picture_world(png()) == ""
     with pytest.raises(UnreadableImage):
-        provenance.picture_kind(io.BytesIO(b"x"))
+        provenance.picture_world(io.BytesIO(b"x"))
+
+
+def test_sheets_declare_themselves_and_are_no_portraits(portrait: Portrait) -> None:
+    data = provenance.encode_sheet(Image.new("RGB", (9, 9)), [portrait, portrait])
+    assert "trainedAlgorithmicMedia" in Image.open(io.BytesIO(data)).text["XML:com.adobe.xmp"]
+    with pytest.raises(NoProvenance):
+        provenance.read_provenance(io.BytesIO(data))

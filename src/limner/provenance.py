@@ -23,14 +23,19 @@ import json
 import platform
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from xml.sax.saxutils import quoteattr
 
 from limner import __version__
 from limner.errors import CorruptData, ImageTooLarge, NoProvenance, UnreadableImage
 from limner.types import Identity, Portrait, write_atomic
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
 KEY = "limner"
 IDENTITY_KEY = "limner.identity"
@@ -112,12 +117,8 @@ def encode_portrait(portrait: Portrait, identity: Identity | None = None, licens
         info.add_itxt(IDENTITY_KEY, _pack(identity, portrait.identity), zip=True)
     info.add_itxt(KEY, json.dumps(record, sort_keys=True))
     info.add_itxt("parameters", _clean(describe(portrait)))
-    info.add_itxt(XMP_KEY, _xmp())
-    info.add_text("Software", f"Limner {__version__}")
-    info.add_text("Comment", "AI-generated picture")
-    out = io.BytesIO()
-    portrait.image.convert("RGB").save(out, "PNG", pnginfo=info)
-    return out.getvalue()
+    _declare(info)
+    return _png(portrait.image, info)
 
 
 def write_portrait(portrait: Portrait, path: str | Path, identity: Identity | None = None, license: str = "") -> None:
@@ -166,27 +167,41 @@ def read_portrait(source: str | Path | BinaryIO) -> Portrait:
     return read_provenance(source).portrait
 
 
-def picture_kind(source: str | Path | BinaryIO) -> str:
-    """`portrait` for pictures Limner painted, `render` for pictures of its synthetic world, else an empty string.
+def picture_world(source: str | Path | BinaryIO) -> str:
+    """The synthetic world that a picture comes from (`sitters`), as a render or as painted by a model that knows only
+    that world; empty for any other picture.
 
     Raises:
         UnreadableImage, ImageTooLarge: as `read_provenance`.
     """
     try:
-        record = _record(_open(source)[1], source)
+        record = _record(_open(source)[1], source) or {}
     except CorruptData:
         return ""
-    return str(record.get("kind", "")) if record else ""
+    settings = record.get("settings")
+    return str(record.get("world") or (settings.get("world") if isinstance(settings, dict) else "") or "")
 
 
-def render_info(**facts: Any) -> Any:
-    """Pillow's `pnginfo` for a picture of the synthetic world: marks it as a render, with JSON-able `facts`."""
+def render_info(world: str, **facts: Any) -> PngInfo:
+    """Pillow's `pnginfo` for a picture of a synthetic world: marks it as such, with JSON-able `facts`."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
-    info.add_itxt(KEY, json.dumps({"kind": "render", "format": FORMAT, **facts}, sort_keys=True))
+    info.add_itxt(KEY, json.dumps({"kind": "render", "format": FORMAT, "world": world, **facts}, sort_keys=True))
     info.add_text("Software", f"Limner {__version__}")
     return info
+
+
+def encode_sheet(sheet: Image.Image, portraits: Sequence[Portrait]) -> bytes:
+    """A contact sheet of portraits as the bytes of a PNG that says it was machine-made, and of what it consists."""
+    from PIL.PngImagePlugin import PngInfo
+
+    parts = [{k: getattr(p, k) for k in ("prompt", "seed", "model", "identity")} for p in portraits]
+    info = PngInfo()
+    record = {"kind": "sheet", "format": FORMAT, "ai_generated": True, "portraits": parts}
+    info.add_itxt(KEY, json.dumps(record, sort_keys=True))
+    _declare(info)
+    return _png(sheet, info)
 
 
 def describe(portrait: Portrait) -> str:
@@ -208,6 +223,19 @@ def describe(portrait: Portrait) -> str:
         lines.append(f"Negative prompt: {portrait.negative_prompt}")
     lines.append(", ".join(f"{k}: {v}" for k, v in named.items() if v is not None))
     return "\n".join([*lines, "AI-generated"])
+
+
+def _declare(info: PngInfo) -> None:
+    """Says in the words of other programs that a machine made the picture."""
+    info.add_itxt(XMP_KEY, _xmp())
+    info.add_text("Software", f"Limner {__version__}")
+    info.add_text("Comment", "AI-generated picture")
+
+
+def _png(image: Image.Image, info: PngInfo) -> bytes:
+    out = io.BytesIO()
+    image.convert("RGB").save(out, "PNG", pnginfo=info)
+    return out.getvalue()
 
 
 def _xmp() -> str:

@@ -14,7 +14,16 @@ from limner import __version__
 from limner.cli.output import console_error
 from limner.errors import LimnerError
 
-GROUPS = ("limner.cli.faces", "limner.cli.world", "limner.cli.train", "limner.cli.import_")
+GROUPS = (
+    "limner.cli.generate",
+    "limner.cli.enroll",
+    "limner.cli.faces",
+    "limner.cli.world",
+    "limner.cli.train",
+    "limner.cli.import_",
+    "limner.cli.models",
+    "limner.cli.doctor",
+)
 """Modules with `register(app)`; each imports what is heavy inside its commands, so that `--help` stays quick."""
 
 HELP = """Paint a person, from a photo and a sentence.

@@ -56,7 +56,7 @@ def sample(
     except OSError as e:
         raise StorageError(f"Cannot make the folder {out.parent}: {e.strerror}.", "Choose another --out.") from e
     data = io.BytesIO()
-    mark = {"pnginfo": render_info(world="sitters")} if kind == "PNG" else {}
+    mark = {"pnginfo": render_info("sitters")} if kind == "PNG" else {}
     picture.save(data, kind, quality=95, **mark)
     write_atomic(out, data.getvalue())
     if json:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from limner.encoders.published import FACECLIP_ENCODER, FACECLIP_UNET
-from limner.encoders.tokenizer import MERGES
+from limner.encoders.published import FACECLIP_ENCODER, FACECLIP_UNET, MERGES
 from limner.registry import ModelSpec, WeightFile, register_model, register_weights
 
 DEFAULT = "faceclip-mini"
@@ -41,3 +40,6 @@ FULL = register_model(
         files={"encoder": FACECLIP_ENCODER, "unet": FACECLIP_UNET, "vae": SDXL_VAE, "tokenizer": MERGES},
     )
 )
+
+PARAMETERS: dict[str, int] = {FULL.name: 1_573_000_000 + 2_567_463_684 + 83_653_863}
+"""Values of encoder, UNet and autoencoder together, for models that are too large to be taken for granted."""

@@ -46,8 +46,8 @@ def build_faceclip_sdxl(files: dict[str, Path]) -> FaceCLIPPipeline:
     from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
     from safetensors.torch import load_file
 
-    from limner.encoders.faceclip import clip_tokenizer, from_published
     from limner.encoders.checkpoint import read_checkpoint
+    from limner.encoders.faceclip import clip_tokenizer, from_published
     from limner.encoders.published import SDXL_UNET
     from limner.pipelines.faceclip import FaceCLIPPipeline
 

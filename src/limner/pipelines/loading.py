@@ -55,11 +55,12 @@ class Model:
         self.pipe.scheduler = own if scheduler_name(own) == name else make_scheduler(name, own)
 
     def circumstances(self) -> dict[str, Any]:
-        """What besides the dials can change the last bits of a picture: method, device, dtype, threads."""
+        """What besides the dials a picture comes from: method and world, and what can change its last bits."""
         import torch
 
         return {
             "method": self.pipe.method.name,
+            "world": self.world,
             "device": self.pipe.device.type,
             "dtype": str(self.pipe.unet.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from limner.config import Config
-from limner.errors import CorruptData, WeightsMismatch
 from limner.types import Conditioning, Identity, Portrait
 
 if TYPE_CHECKING:
     from limner.pipelines.loading import Model
-    from limner.provenance import Provenance
 
 OnStep = Callable[[int, int], None]
 """Called after every denoising step with (steps done, steps in all) of the present batch."""
@@ -143,40 +141,3 @@ def paint_batch(
         callback_on_step_end=after_step,
     )
     return output.images
-
-
-def repaint(model: Model, record: Provenance, identity: Identity | None, on_step: OnStep | None = None) -> Portrait:
-    """Paints a recorded portrait again: the batch it was in, of which it keeps the one.
-
-    Args:
-        model: the one that painted it.
-        record: what `read_provenance` returned.
-        identity: needed when the record has none embedded and the portrait was painted from one.
-
-    Raises:
-        WeightsMismatch: other weights than the recorded ones, or another identity.
-        CorruptData: the record's dials are damaged.
-    """
-    portrait, settings = record.portrait, record.portrait.settings
-    if model.weights != portrait.weights:
-        raise WeightsMismatch(
-            f"The picture was painted by {portrait.model} with other weights than those of {model.name}.",
-            "Give the model that painted it with --model.",
-        )
-    identity = record.identity if identity is None else identity
-    if (identity.digest() if identity is not None else "") != portrait.identity:
-        raise WeightsMismatch(
-            "The picture was painted from another identity than the one given."
-            if identity is not None
-            else "The picture was painted from an identity that is not embedded in it.",
-            "Give the identity it was painted from with --identity.",
-        )
-    names = Dials.__dataclass_fields__
-    dials = Dials.from_dict({k: v for k, v in settings.items() if k in names})
-    batch = settings.get("batch_seeds")
-    if not isinstance(batch, list) or portrait.seed not in batch or len(batch) > dials.batch:
-        raise CorruptData("The picture's record does not say which seeds were painted together.")
-    painted = paint(
-        model, identity, [portrait.prompt], batch, dials, negative_prompt=portrait.negative_prompt, on_step=on_step
-    )
-    return list(painted)[batch.index(portrait.seed)]

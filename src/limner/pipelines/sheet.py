@@ -11,6 +11,8 @@ from limner.errors import ConfigError
 if TYPE_CHECKING:
     from PIL import Image, ImageFont
 
+    from limner.types import Face, Portrait
+
 PAPER, INK, FAINT = (250, 249, 246), (40, 40, 40), (120, 120, 120)
 
 
@@ -66,6 +68,37 @@ def contact_sheet(
                 draw.text((x, y + cell + 2), notes[i][j], FAINT, small)
         y += cell + note_line + gap
     return sheet
+
+
+def portrait_sheet(rows: Sequence[Sequence[Portrait]], faces: Sequence[Face] = (), columns: int = 8) -> bytes:
+    """Portraits, one prompt a row, as the bytes of a PNG; the aligned faces they were painted from above.
+
+    Args:
+        rows: portraits of one prompt each; long rows are continued below.
+        faces: of the person; shown small. They are crops of the user's photos.
+        columns: pictures side by side at most.
+    """
+    from PIL import Image
+
+    from limner.provenance import encode_sheet
+
+    lines = [row[i : i + columns] for row in rows for i in range(0, len(row), columns)]
+    notes = [[_note(p) for p in line] for line in lines]
+    photos = [Image.fromarray((f.image.transpose(1, 2, 0) * 255).round().astype("uint8")) for f in faces]
+    side = max(max(p.image.size) for row in rows for p in row)
+    sheet = contact_sheet(
+        [[p.image for p in line] for line in lines],
+        [line[0].prompt for line in lines],
+        notes,
+        photos,
+        cell=min(384, max(192, side)),
+    )
+    return encode_sheet(sheet, [p for row in rows for p in row])
+
+
+def _note(portrait: Portrait) -> str:
+    likeness = portrait.scores.get("likeness")
+    return f"seed {portrait.seed}" + ("" if likeness is None else f", likeness {likeness:.2f}")
 
 
 def _paste(sheet: Image.Image, picture: Image.Image, x: int, y: int, cell: int) -> None:

@@ -1,0 +1,78 @@
+"""`limner enroll`: photos of a person → a small file to paint that person from, again and again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limner.cli.output import print_json
+from limner.cli.painting import AcceptLicense, Choose, Device, DType, Faces, Json, ModelName, Place
+
+HELP = """Enrol a person once, and paint them often.
+
+The file holds what the model keeps of the face: numbers, no picture. It fits the model that made it. Whoever has it can
+paint that person, so treat it like a photo.
+
+[bold]Examples[/bold]
+
+  limner enroll --face me.jpg --out me.safetensors
+
+  limner enroll --face a.jpg --face b.jpg --face group.jpg --choose like:a.jpg --out anna.safetensors
+
+  limner generate --identity me.safetensors --prompt "as a wizard in the snow"
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the root."""
+    app.command("enroll", help=HELP)(enroll)
+
+
+def enroll(
+    face: Faces = None,
+    out: Annotated[Path, typer.Option(help="File to write, as in me.safetensors.")] = Path("identity.safetensors"),
+    model: ModelName = None,
+    choose: Choose = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    device: Device = "auto",
+    dtype: DType = "auto",
+    accept_license: AcceptLicense = False,
+    as_json: Json = False,
+) -> None:
+    import time
+
+    from limner.cli.painting import Talk, enroll_photos, make_folder, open_model, world_remarks
+    from limner.errors import ConfigError, OutputConflict
+
+    if not face:
+        raise ConfigError("--face is missing.", "Give one photo of the person, or several: --face a.jpg --face b.jpg.")
+    if out.exists() and not (force and out.is_file()):
+        raise OutputConflict(f"{out} is there already.", "Choose another --out, or replace it with --force.")
+    loaded = open_model(model, Place(device, dtype, accept_license))
+    start = time.perf_counter()
+    identity, references = enroll_photos(loaded, face, choose)
+    seconds = time.perf_counter() - start
+    talk = Talk(as_json)
+    talk([*references.remarks, *world_remarks(loaded, identity)])
+    make_folder(out.parent)
+    identity.save(out)
+    facts = {
+        "out": str(out),
+        "model": loaded.name,
+        "method": identity.method,
+        "digest": identity.digest(),
+        "bytes": out.stat().st_size,
+        "photos": len(face),
+        "used": len(references.faces),
+        "seconds": round(seconds, 3),
+        "remarks": talk.remarks,
+    }
+    if as_json:
+        print_json(facts)
+        return
+    typer.echo(
+        f"{out}: {facts['used']} of {len(face)} photos enrolled for {loaded.name} in {seconds:.2f} s "
+        f"({facts['bytes'] / 1000:.0f} kB, identity {facts['digest'][:12]})."
+    )

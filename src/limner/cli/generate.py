@@ -1,0 +1,294 @@
+"""`limner generate`: a person and sentences in, portraits out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import re
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from limner.cli import painting
+from limner.cli.output import print_json, progress
+from limner.cli.painting import AcceptLicense, Choose, Device, DType, Faces, Json, ModelName, Place
+from limner.errors import ConfigError, PromptError
+
+if TYPE_CHECKING:
+    from limner.pipelines.loading import Model
+    from limner.types import Identity, Portrait
+
+HELP = """Paint portraits of a person.
+
+Who: one photo or several of the same person (--face), or somebody enrolled before (--identity). What: --prompt, which
+can be given several times, or one prompt a line in --prompts-file. Every picture is a PNG that says how it was painted
+and that a machine painted it; of more than one, a contact sheet is made too.
+
+[bold]Examples[/bold]
+
+  limner generate --face me.jpg --prompt "a portrait of a wizard in the snow"
+
+  limner generate --face a.jpg --face b.jpg -p "a photo on a beach" -n 4 --seed 7 --out beach
+
+  limner generate --identity me.safetensors --prompts-file ideas.txt --best-of 8 -n 2
+
+  limner generate --from beach/a-photo-on-a-beach-7.png        (paints that very picture again)
+
+A PNG holds the numbers that stand for the person, never the photo, so that it can be painted again from the file alone.
+Whoever has them can paint that person: --no-embed-identity leaves them out.
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the root."""
+    app.command("generate", help=HELP)(generate)
+
+
+def generate(
+    face: Faces = None,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="What to paint; may be repeated.")] = None,
+    number: Annotated[int | None, typer.Option("--number", "-n", help="Pictures per prompt; default 1.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the first picture, the next count up; default: random.")] = None,
+    strength: Annotated[float | None, typer.Option(help="How much of the person goes in, 0 to 1; default 1.")] = None,
+    negative: Annotated[str | None, typer.Option(help="What not to paint.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Weight of what is asked for; default: the model's.")] = None,
+    model: ModelName = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; default: the model's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; default: the model's.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="ddim, dpm++, euler, euler-a, unipc, …")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="One prompt a line; # begins a comment.")] = None,
+    identity: Annotated[Path | None, typer.Option(help="Somebody that `limner enroll` saved.")] = None,
+    choose: Choose = None,
+    best_of: Annotated[
+        int | None, typer.Option(help="Paint so many per prompt, keep the -n that resemble the person most.")
+    ] = None,
+    ranker: Annotated[
+        str | None, typer.Option(help="Who says so: own (the model's face encoder), or sface, auraface, …")
+    ] = None,
+    from_: Annotated[Path | None, typer.Option("--from", help="A PNG of Limner's, to be painted again.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("portraits"),
+    embed_identity: Annotated[
+        bool, typer.Option("--embed-identity/--no-embed-identity", help="Whether PNGs hold the person's numbers.")
+    ] = True,
+    batch: Annotated[int | None, typer.Option(help="Pictures painted at once; default 4.")] = None,
+    device: Device = "auto",
+    dtype: DType = "auto",
+    accept_license: AcceptLicense = False,
+    as_json: Json = False,
+) -> None:
+    order = Order(
+        face or [], identity, prompt or [], prompts_file, negative, number, best_of, ranker, seed, choose,
+        {
+            "strength": strength, "guidance_scale": guidance, "steps": steps, "scheduler": scheduler, "batch": batch,
+            **painting.parse_size(size),
+        },
+    )  # fmt: skip
+    talk, place = painting.Talk(as_json), Place(device, dtype, accept_license)
+    with talk.truncations():
+        if from_ is None:
+            report = _paint(order, painting.open_model(model, place), out, embed_identity, talk)
+        else:
+            report = _paint_again(order, from_, model, place, out, embed_identity, talk)
+    if as_json:
+        print_json({**report, "remarks": talk.remarks})
+        return
+    for picture in report["pictures"]:
+        likeness = picture["scores"].get("likeness")
+        typer.echo(picture["path"] + ("" if likeness is None else f"  likeness {likeness:.2f}"))
+    typer.echo(report["summary"])
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be painted: the options as they were given, None where they were not."""
+
+    photos: list[Path]
+    identity: Path | None
+    prompt: list[str]
+    prompts_file: Path | None
+    negative: str | None
+    number: int | None
+    best_of: int | None
+    ranker: str | None
+    seed: int | None
+    choose: str | None
+    dials: dict[str, Any]
+
+    def check(self) -> None:
+        """Raises ConfigError where the order makes no sense."""
+        if bool(self.photos) == (self.identity is not None):
+            given = "both were given" if self.photos else "neither was given"
+            raise ConfigError(f"--face or --identity says who is painted; {given}.", "limner generate --face me.jpg …")
+        number = self.number or 1
+        if not 1 <= number <= 1000 or self.number == 0:
+            raise ConfigError(f"-n is {self.number}; allowed: 1 to 1000.")
+        if self.best_of is not None and not number <= self.best_of <= 1000:
+            raise ConfigError(f"--best-of is {self.best_of}; allowed: {number} (as many as -n) to 1000.")
+        if self.seed is not None and not 0 <= self.seed < 2**62:
+            raise ConfigError(f"--seed is {self.seed}; allowed: 0 to 2^62.")
+        if self.ranker is not None and self.best_of is None:
+            raise ConfigError("--ranker says who chooses, but nothing is chosen without --best-of.")
+        if self.ranker not in (None, "own") and not self.photos:
+            raise ConfigError(f"--ranker {self.ranker} needs photos; give them with --face.")
+
+    def prompts(self) -> list[str]:
+        """All prompts, those of the file last.
+
+        Raises:
+            PromptError: none at all.
+            ConfigError: a file that cannot be read.
+        """
+        lines: list[str] = []
+        if self.prompts_file is not None:
+            try:
+                lines = self.prompts_file.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as e:
+                raise ConfigError(f"Cannot read prompts from {self.prompts_file}: {e}") from e
+        prompts = [p.strip() for p in [*self.prompt, *lines]]
+        prompts = [p for p in prompts if p and not p.startswith("#")]
+        if not prompts:
+            raise PromptError(
+                "There is nothing to paint: no prompt was given.", 'Say it: --prompt "a wizard in the snow".'
+            )
+        return prompts
+
+    def seeds(self) -> list[int]:
+        """Of every picture painted for a prompt, kept or not."""
+        first = secrets.randbelow(2**31) if self.seed is None else self.seed
+        return list(range(first, first + (self.best_of or self.number or 1)))
+
+
+def _paint(order: Order, model: Model, out: Path, embed: bool, talk: painting.Talk) -> dict[str, Any]:
+    from limner.pipelines.paint import default_dials, paint
+    from limner.pipelines.ranking import keep_best
+
+    order.check()
+    prompts, seeds, negative = order.prompts(), order.seeds(), order.negative or ""
+    dials = default_dials(model, **order.dials)
+    talk(painting.prompt_remarks(model, [*prompts, negative]))
+    identity, faces = _who(order, model, talk)
+    ranker = _ranker(order, model, identity, faces) if order.best_of else None
+    embed = embed and _fits(identity, talk)
+    folder = painting.make_folder(out)
+    start = time.perf_counter()
+    rows: list[list[tuple[Path, Portrait]]] = []
+    with _bar(len(prompts) * math.ceil(len(seeds) / dials.batch), dials.steps) as on_step:
+        for prompt in prompts:
+            portraits: Iterable[Portrait] = paint(
+                model, identity, [prompt], seeds, dials, negative_prompt=negative, on_step=on_step
+            )
+            if ranker is not None:
+                portraits = keep_best(portraits, ranker, order.number or 1)
+            rows.append([(_write(p, folder, model, identity if embed else None), p) for p in portraits])
+    seconds = time.perf_counter() - start
+    pictures = [painting.facts_of(path, portrait) for row in rows for path, portrait in row]
+    summary = f"{len(pictures)} portrait{'s' * (len(pictures) > 1)} in {seconds:.1f} s"
+    sheet = _sheet(rows, faces, folder) if len(pictures) > 1 else None
+    if sheet is not None:
+        summary += f"; all of them are on {sheet}"
+    return {"pictures": pictures, "sheet": sheet and str(sheet), "summary": summary + "."}
+
+
+def _paint_again(
+    order: Order, source: Path, model_name: str | None, place: Place, out: Path, embed: bool, talk: painting.Talk
+) -> dict[str, Any]:
+    from limner.pipelines.again import compare, recorded_model, repaint
+    from limner.provenance import compact, read_provenance
+    from limner.types import Identity
+
+    fields = {f.name: getattr(order, f.name) for f in dataclasses.fields(order) if f.name not in ("identity", "dials")}
+    given = [name for name, value in {**fields, **order.dials}.items() if value not in (None, [])]
+    if given:
+        raise ConfigError(
+            f"--from paints a picture exactly as it was; another {given[0].replace('_', '-')} cannot be given with it."
+        )
+    record = read_provenance(source)
+    if not record.intact:
+        talk([f"The pixels of {source} were changed after it was painted."])
+    model = painting.open_model(model_name or recorded_model(record, source), painting.place_of(record, place))
+    identity = compact(Identity.load(order.identity)) if order.identity is not None else record.identity
+    with _bar(1, record.portrait.settings.get("steps", 1)) as on_step:
+        portrait = repaint(model, record, identity, on_step)
+    kept = identity if embed and record.identity is not None else None
+    path = _write(portrait, painting.make_folder(out), model, kept)
+    same = compare(record, portrait)
+    return {"pictures": [painting.facts_of(path, portrait)], "sheet": None, **same}
+
+
+def _who(order: Order, model: Model, talk: painting.Talk) -> tuple[Identity, list[Any]]:
+    """The identity to paint, rounded as it will be embedded, and the faces it came from (none for a saved one)."""
+    from limner.provenance import compact
+    from limner.types import Identity
+
+    if order.identity is not None:
+        identity, faces = compact(Identity.load(order.identity)), []
+    else:
+        identity, references = painting.enroll_photos(model, order.photos, order.choose)
+        talk(references.remarks)
+        faces = list(references.faces)
+    talk(painting.world_remarks(model, identity))
+    return identity, faces
+
+
+def _ranker(order: Order, model: Model, identity: Identity, faces: list[Any]) -> Any:
+    from limner.faces import OnnxEmbedder, fuse
+    from limner.pipelines.faceclip import own_embedding
+    from limner.pipelines.ranking import Likeness
+
+    if order.ranker in (None, "own"):
+        return Likeness(model.pipe.embedder, own_embedding(identity))
+    embedder = OnnxEmbedder.load(order.ranker)
+    return Likeness(embedder, fuse(faces, embedder).embedding)
+
+
+def _fits(identity: Identity, talk: painting.Talk) -> bool:
+    from limner.provenance import MAX_IDENTITY_BYTES
+
+    size = sum(t.numel() * t.element_size() for t in identity.tensors.values())
+    if size < MAX_IDENTITY_BYTES - 4096:  # what the names and shapes may take
+        return True
+    talk([f"The identity ({size / 1e6:.1f} MB) is too large to be embedded; keep it with `limner enroll`."])
+    return False
+
+
+def _write(portrait: Portrait, folder: Path, model: Model, identity: Identity | None) -> Path:
+    """Writes the portrait under a name of its own; nothing is overwritten."""
+    from limner.provenance import write_portrait
+
+    words = re.sub(r"[^a-z0-9]+", "-", portrait.prompt.lower()).strip("-")[:48].strip("-") or "portrait"
+    path = free_path(folder, f"{words}-{portrait.seed}")
+    write_portrait(portrait, path, identity, model.license)
+    return path
+
+
+def free_path(folder: Path, stem: str) -> Path:
+    """`stem.png`, or `stem-2.png` and so on where that is taken."""
+    for i in itertools.count(1):
+        path = folder / (f"{stem}.png" if i == 1 else f"{stem}-{i}.png")
+        if not path.exists():
+            return path
+    raise AssertionError("unreachable")
+
+
+def _sheet(rows: list[list[tuple[Path, Portrait]]], faces: list[Any], folder: Path) -> Path:
+    """Writes the contact sheet."""
+    from limner.pipelines.sheet import portrait_sheet
+    from limner.types import write_atomic
+
+    path = free_path(folder, "sheet")
+    write_atomic(path, portrait_sheet([[p for _, p in row] for row in rows], faces))
+    return path
+
+
+@contextlib.contextmanager
+def _bar(batches: int, steps: int) -> Iterator[Any]:
+    """Progress over all denoising steps; yields what `paint` calls after each."""
+    with progress("Painting", batches * steps, "steps") as advance:
+        yield lambda _, of: advance(steps / of)

@@ -1,0 +1,169 @@
+"""What `generate` and `enroll` share: their options, quiet loading, and what is said to the person at the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from limner.cli.output import note
+from limner.errors import ConfigError, ImageError
+
+if TYPE_CHECKING:
+    from limner.pipelines.loading import Model
+    from limner.pipelines.people import References
+    from limner.provenance import Provenance
+    from limner.types import Identity, Portrait
+
+Faces = Annotated[
+    list[Path] | None, typer.Option("--face", "-f", help="Photo of the person; repeat it for more photos of them.")
+]
+Choose = Annotated[
+    str | None,
+    typer.Option(help="Which face to take where a photo shows several: largest, center, only, 0, 1, X,Y, like:PHOTO."),
+]
+ModelName = Annotated[
+    str | None, typer.Option("--model", "-m", help="A name that `limner models` lists, or a trained model's folder.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+DType = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
+AcceptLicense = Annotated[
+    bool, typer.Option("--accept-license", help="Accept weights whose licence forbids commercial use.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+
+
+class Talk:
+    """What is said to the user besides the result: at once on a terminal, in the document for a program."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.remarks: list[str] = []
+
+    def __call__(self, remarks: Iterable[str]) -> None:
+        """Says every remark that was not said before."""
+        for remark in remarks:
+            if remark not in self.remarks:
+                self.remarks.append(remark)
+                if not self.as_json:
+                    note(remark)
+
+    @contextlib.contextmanager
+    def truncations(self) -> Iterator[None]:
+        """Turns the encoder's warnings of prompts that were cut into remarks."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+        self(str(w.message) for w in caught if type(w.message).__name__ == "PromptTruncated")
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where and how the model runs."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    accept_license: bool = False
+
+
+def open_model(name: str | None, place: Place) -> Model:
+    """The model, loaded without the chatter of the libraries below."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from diffusers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    from limner.pipelines.catalogue import DEFAULT
+    from limner.pipelines.loading import load_model
+
+    return load_model(name or DEFAULT, device=place.device, dtype=place.dtype, accept_license=place.accept_license)
+
+
+def enroll_photos(model: Model, photos: Sequence[Path], choose: str | None) -> tuple[Identity, References]:
+    """The person in the photos, rounded as provenance keeps it, and the faces that were used, with remarks.
+
+    Whether the photos come from outside the model's world is written into the identity, so that it can be said again
+    when that identity is painted from.
+    """
+    from limner.pipelines.people import gather_references
+    from limner.provenance import compact
+
+    references = gather_references(photos, choose or "largest", embedder=model.pipe.embedder)
+    identity = compact(model.pipe.method.enroll(references.faces))
+    outside = bool(model.world) and any(_world_of(path) != model.world for path in photos)
+    return dataclasses.replace(identity, info={**identity.info, "outside": outside}), references
+
+
+def world_remarks(model: Model, identity: Identity) -> list[str]:
+    """What to say when a model that only knows synthetic people is given a real one."""
+    if not (model.world and identity.info.get("outside")):
+        return []
+    return [
+        f"{model.name} was trained on synthetic people ({model.world}) alone: a real photo lies outside its world, and "
+        "the portrait will resemble it only roughly. For real people use a full-size model (see `limner models`)."
+    ]
+
+
+def prompt_remarks(model: Model, texts: Sequence[str]) -> list[str]:
+    """Names the words that the model has never seen, which it cannot tell from one another."""
+    from limner.encoders.tokenizer import unknown_words
+
+    words = [w for text in texts for w in unknown_words(model.pipe.tokenizer, text)]
+    if not words:
+        return []
+    return [f"{model.name} does not know these words and cannot paint them: {', '.join(dict.fromkeys(words))}."]
+
+
+def make_folder(path: Path) -> Path:
+    """The folder, made if need be; StorageError if that fails."""
+    from limner.errors import StorageError
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise StorageError(f"Cannot make the folder {path}: {e.strerror or e}.", "Choose another --out.") from e
+    return path
+
+
+def parse_size(text: str | None) -> dict[str, int | None]:
+    """`640x960` or `128` → width and height; None keeps the model's own."""
+    if text is None:
+        return {}
+    numbers = text.lower().replace("×", "x").split("x")
+    if len(numbers) not in (1, 2) or not all(n.strip().isdecimal() for n in numbers):
+        raise ConfigError(f"--size is {text!r}; WIDTHxHEIGHT in pixels is expected, as in 1024x1024.")
+    return {"width": int(numbers[0]), "height": int(numbers[-1])}
+
+
+def _world_of(path: Path) -> str:
+    from limner.provenance import picture_world
+
+    try:
+        return picture_world(path)
+    except ImageError:
+        return ""
+
+
+def place_of(record: Provenance, place: Place) -> Place:
+    """Where a recorded picture was painted, as far as that is here and nothing else was asked for."""
+    import torch
+
+    device, dtype = (record.portrait.settings.get(k) for k in ("device", "dtype"))
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return dataclasses.replace(
+        place,
+        device=str(device) if place.device == "auto" and here.get(str(device)) else place.device,
+        dtype=str(dtype) if place.dtype == "auto" and dtype else place.dtype,
+    )
+
+
+def facts_of(path: Path, portrait: Portrait) -> dict[str, Any]:
+    """What programs are told about a written portrait."""
+    keys = ("seed", "prompt", "negative_prompt", "model", "identity", "settings", "scores", "timings")
+    return {"path": str(path), **{k: getattr(portrait, k) for k in keys}}
