@@ -98,6 +98,12 @@ def test_key_lists_that_are_none_are_refused(tmp_path: Path) -> None:
             read_key_list(file)
 
 
+def test_written_files_have_the_usual_permissions(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    write_safetensors(tmp_path / "deep" / "a.safetensors", {"a": torch.ones(2, 3).T}, {"k": "v"})
+    assert (tmp_path / "deep" / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_failed_writes_leave_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError):

@@ -60,6 +60,4 @@ def faceclip(
     for part in summary.values():
         typer.echo(importing.describe(part))
     if not summary["encoder"]["tokenizer"]:
-        note(
-            "No tokenizer was saved: CLIP's merges are neither given (--merges) nor cached, and the hub is out of reach."
-        )
+        note("No tokenizer was saved: give CLIP's merges with --merges; they are not cached, nor is the hub in reach.")

@@ -65,7 +65,10 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as the user's mask asks; safetensors would let nobody else read the file
             save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, dict(metadata))
+            temporary.chmod(mode)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -136,10 +136,10 @@ class FaceCLIPEncoder(ModelMixin):
         if with_face.any() and (images is None or len(images) != count):
             got = "none" if images is None else str(len(images))
             raise ImageError(f"{count} prompts need as many face images; got {got}.")
-        faces = self.null_faces()
+        faces = [] if with_face.all() else self.null_faces()
         if images is not None and with_face.any():
             seen = self._see(images[with_face.to(images.device)])
-            faces = [place_faces(null, own, with_face) for null, own in zip(faces, seen, strict=True)]
+            faces = [place_faces(n, own, with_face) for n, own in zip(faces, seen, strict=True)] if faces else seen
         ids = self.tokenize(prompts, with_face)
         return self(ids, faces, with_face.to(self.dtype))
 
