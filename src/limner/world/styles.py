@@ -82,14 +82,14 @@ def _photo(image: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
 
 def _sepia(image: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
     u = _unit(image)
-    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    gray: np.ndarray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     gray = cv2.GaussianBlur(gray, (0, 0), 0.45 * u) + _noise(gray.shape, seed, u) * np.float32(4)
     low, high = np.percentile(gray[:: max(int(u), 1)], (1, 98))
-    gray = (gray - np.float32(low)) * np.float32(250 / max(high - low, 60.0)) + 4
+    even = (gray - np.float32(low)) * np.float32(250 / max(high - low, 60.0)) + 4
     h, w = gray.shape
     y, x = np.linspace(-1, 1, h, dtype=np.float32)[:, None], np.linspace(-1, 1, w, dtype=np.float32)[None]
     fade = np.clip((x * x + y * y) * np.float32(0.42) - np.float32(0.18), 0, 1)
-    t = np.clip(gray / 255, 0, 1) ** np.float32(0.85) * (1 - fade)
+    t = np.clip(even / 255, 0, 1) ** np.float32(0.85) * (1 - fade)
     dark, light = np.array((34, 20, 10), np.float32), np.array((250, 230, 190), np.float32)
     tint = np.array((1.0, 1.12, 1.3), np.float32)
     return _finish(dark + (light - dark) * t[..., None] ** tint)
@@ -303,7 +303,7 @@ def _watercolor(image: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
     wide = cv2.resize(_flatten(wide, 60, 2.5 * u), (w, h), interpolation=cv2.INTER_LINEAR)
     body = cv2.GaussianBlur((mask > 0).astype(np.float32), (0, 0), 1.5 * u)[..., None]
     flat = wide + (smooth.astype(np.float32) - wide) * (np.float32(0.25) + np.float32(0.75) * body)
-    flat += (image - flat) * (np.float32(0.4) * _skin(mask, u)[..., None])
+    flat = flat + (image - flat) * (np.float32(0.4) * _skin(mask, u)[..., None])
     ink = 1 - np.clip(_saturate(flat, 1.3) * np.float32(0.94) + 18, 0, 255) / 255
     gray = cv2.cvtColor(flat.astype(np.float32), cv2.COLOR_RGB2GRAY)
     rim = np.abs(cv2.GaussianBlur(gray, (0, 0), 0.8 * u) - cv2.GaussianBlur(gray, (0, 0), 2.0 * u))
