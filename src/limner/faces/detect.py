@@ -99,53 +99,61 @@ class FaceDetector(ABC):
 
 
 def second_look(detector: FaceDetector, image: np.ndarray, face: DetectedFace) -> DetectedFace | None:
-    """The face as the mean of four closer looks, upright, at two zooms, plain and mirrored; box-only faces pass.
+    """The face as the mean of two closer looks, plain and mirrored, turned upright; box-only faces pass as they are.
 
-    One look of YuNet leaves landmarks that jitter by 2 of 112 pixels between versions of one photo; the mean of four
-    brings that to 1.3 (measured on seven photos under scaling, mirroring, blur, darkening and rotation).
+    YuNet sees faces of fewer than 140 pixels nearer to upright than they are (by two thirds of 30°), larger ones only
+    by a sixth. So each look enlarges the face and turns it by what the last one said, until that changes little.
+    On seven photos, scaled, mirrored, darkened, blurred and rotated by up to 40°, the corners of an aligned crop then
+    move by 1.2 of 112 pixels; without the second look by more than 3.
 
     Returns:
-        the face with the mean of what was seen, its score the mean over all four looks (0 where nothing was seen); or
-        None if nothing was seen.
+        the face as seen last, its score the mean over both looks (0 where nothing was seen); None if nothing was seen.
     """
     if face.landmarks is None:
         return face
-    best, points = None, face.landmarks
+    points = face.landmarks
     if np.ptp(points, axis=0).max() < 1:
         return None
-    for _ in range(2):  # poor first landmarks (strong rotation, extreme crops) deserve a look from the better ones
-        views = [_look(detector, image, points, zoom, mirrored) for zoom in _LOOK_ZOOMS for mirrored in (False, True)]
+    seen = None
+    size = _LOOK_SIZE if face.size[0] >= _SMALL else _SMALL_LOOK_SIZE  # enlarged too much, a face falls apart
+    for _ in range(_LOOKS):
+        views = [_look(detector, image, points, size, mirrored) for mirrored in (False, True)]
         looks = [look for look in views if look is not None]
-        score = sum(seen.score for seen, _ in looks) / len(views)
-        if not looks or (best and score <= best.score):
+        if not looks:
             break
-        points = np.mean([landmarks for _, landmarks in looks], axis=0)
-        x0, y0, x1, y1 = np.mean([seen.box for seen, _ in looks], axis=0).tolist()
-        best = DetectedFace((x0, y0, x1, y1), score, points)
-        if score > _GOOD:
+        before, points = points, np.mean([landmarks for _, landmarks in looks], axis=0)
+        x0, y0, x1, y1 = np.mean([look.box for look, _ in looks], axis=0).tolist()
+        seen = DetectedFace((x0, y0, x1, y1), sum(look.score for look, _ in looks) / len(views), points)
+        if _turn(before, points) < _STEADY:
             break
-    return best
+    return seen
 
 
-_LOOK_SIZE, _LOOK_ZOOMS = 160, (0.45, 0.65)
-_GOOD = 0.87
+_LOOK_SIZE, _LOOK_ZOOM, _LOOKS, _STEADY = 256, 0.8, 4, 3.0
+_SMALL, _SMALL_LOOK_SIZE = 48, 160
 _CLEAR = 0.8
 
 
+def _turn(before: np.ndarray, after: np.ndarray) -> float:
+    """Degrees between two sets of landmarks."""
+    matrix = similarity(before, after)
+    return abs(float(np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0]))))
+
+
 def _look(
-    detector: FaceDetector, image: np.ndarray, landmarks: np.ndarray, zoom: float, mirrored: bool
+    detector: FaceDetector, image: np.ndarray, landmarks: np.ndarray, size: int, mirrored: bool
 ) -> tuple[DetectedFace, np.ndarray] | None:
     """The face that the detector sees where these landmarks say it is, and its landmarks, in source coordinates."""
-    matrix = similarity(landmarks, template(_LOOK_SIZE, zoom))
-    view = warp(image, matrix, _LOOK_SIZE)
+    matrix = similarity(landmarks, template(size, _LOOK_ZOOM))
+    view = warp(image, matrix, size)
     seen = detector.scan(np.ascontiguousarray(view[:, ::-1]) if mirrored else view)
-    expected = DetectedFace(usual_box(_LOOK_SIZE, zoom), 1.0)
+    expected = DetectedFace(usual_box(size, _LOOK_ZOOM), 1.0)
     best = max(seen, key=lambda other: overlap(expected, other), default=None)
     if best is None or best.landmarks is None or overlap(expected, best) < 0.3:
         return None
     points, middle = best.landmarks, np.array([best.center])
     if mirrored:
-        flip = np.array([[-1.0, 0, _LOOK_SIZE], [0, 1, 0]])
+        flip = np.array([[-1.0, 0, size], [0, 1, 0]])
         points, middle = transform(points, flip)[[1, 0, 2, 4, 3]], transform(middle, flip)
     back = invert(matrix)
     center = transform(middle, back)[0]

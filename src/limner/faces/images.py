@@ -42,7 +42,7 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
         max_pixels: larger pictures are refused before they are decoded.
 
     Returns:
-        (H, W, 3) uint8; maybe read-only.
+        (H, W, 3) uint8.
 
     Raises:
         UnreadableImage: not there, empty, damaged, or no picture.
@@ -134,26 +134,30 @@ def _from_pil(image: Image.Image, name: str) -> np.ndarray:
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
-    """A decoded picture of any mode → (H, W, 3) uint8."""
+    """A decoded picture of any mode → (H, W, 3) uint8, strip by strip, so that only the result is held beside it."""
+    highest = float(np.max(image.getextrema())) if image.mode == "I" else 0.0
+    result = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, 2_000_000 // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        result[top : top + rows] = _strip_rgb(strip, 16 if highest > 255 else 8)
+    return result
+
+
+def _strip_rgb(image: Image.Image, bits: int) -> np.ndarray:
+    """`bits`: how many of a 32-bit integer's bits mean something."""
     from PIL import Image
 
-    if image.mode.startswith("I") or image.mode == "F":
-        return _from_array(_integers(np.asarray(image)) if image.mode != "F" else np.asarray(image))
+    if image.mode == "I":
+        return _from_array(np.clip(np.asarray(image), 0, 2**bits - 1).astype(np.uint16 if bits == 16 else np.uint8))
+    if image.mode.startswith("I;16") or image.mode == "F":
+        return _from_array(np.asarray(image))
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        if rgba.getchannel("A").getextrema() != (255, 255):
-            flat = Image.new("RGB", image.size, (255, 255, 255))
-            flat.paste(rgba, mask=rgba)
-            return np.asarray(flat)
-        image = rgba
+        flat = Image.new("RGB", image.size, (255, 255, 255))
+        flat.paste(rgba, mask=rgba)
+        return np.asarray(flat)
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _integers(array: np.ndarray) -> np.ndarray:
-    """32-bit integers that hold 8- or 16-bit values → that type."""
-    if array.dtype == np.uint16:
-        return array
-    return np.clip(array, 0, 65535).astype(np.uint16) if array.max() > 255 else np.clip(array, 0, 255).astype(np.uint8)
 
 
 def _from_array(array: np.ndarray) -> np.ndarray:
