@@ -20,6 +20,7 @@ GROUPS = (
     "limner.cli.faces",
     "limner.cli.world",
     "limner.cli.train",
+    "limner.cli.data",
     "limner.cli.import_",
     "limner.cli.models",
     "limner.cli.doctor",

@@ -54,6 +54,10 @@ class Conditioner(ABC):
         """The columns of a batch of rows that `encode` needs."""
 
     @abstractmethod
+    def example(self, rows: int) -> Batch:
+        """Made-up columns of a batch, as `columns` would give them."""
+
+    @abstractmethod
     def encode(self, batch: Batch, prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings of a batch; rows where `prompt` (B,) is true read the sentence with S*, others the caption."""
 
@@ -83,6 +87,10 @@ class TextConditioner(Conditioner):
 
     def columns(self, prepared: Any, rows: np.ndarray, step: int) -> dict[str, np.ndarray]:
         return {f"{k}_ids": ids[rows] for k, ids in prepared.items()}
+
+    def example(self, rows: int) -> Batch:
+        ids = torch.zeros(rows, self.context, dtype=torch.long)
+        return {"caption_ids": ids, "prompt_ids": ids}
 
     def encode(self, batch: Batch, prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self._encode(torch.where(prompt[:, None], batch["prompt_ids"], batch["caption_ids"]))
@@ -136,6 +144,13 @@ class FaceCLIPConditioner(Conditioner):
         reference = partners.of(rows, step)
         found = {f"{k}_{kind}": v[i][rows] for k, v in ids.items() for i, kind in enumerate(("plain", "ids"))}
         return {**found, **{k: faces[k][reference] for k in ("class_token", "patch_tokens")}}
+
+    def example(self, rows: int) -> Batch:
+        face, ids = self.encoder.faces[0].config, torch.zeros(rows, self.encoder.config.context, dtype=torch.long)
+        batch = {f"{k}_{kind}": ids for k in ("caption", "prompt") for kind in ("plain", "ids")}
+        batch["class_token"] = torch.ones(rows, face.output)
+        batch["patch_tokens"] = torch.ones(rows, face.grid**2, face.width, dtype=torch.float16)
+        return batch
 
     def encode(self, batch: Batch, prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with_face = batch["with_face"] >= self.faceless

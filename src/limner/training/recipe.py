@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from limner.config import Config
 from limner.errors import ConfigError
 
 PRECISIONS = ("no", "bf16", "fp16")
+_SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for name in ("name", "task", "loop"):
         if name not in values:
             raise ConfigError(f"{path} lacks the field {name!r}.", "See recipes/ for complete examples.")
-    return Recipe.from_dict(values)
+    return Recipe.from_dict(_numbers(values))
 
 
 def first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> tuple[str, Any, Any] | None:
@@ -139,6 +141,15 @@ def first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "")
 def with_settings(recipe: Recipe, settings: Config) -> Recipe:
     """The recipe with every field of the task's settings written out."""
     return dataclasses.replace(recipe, settings=settings.to_dict())
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 takes 1e-4 for text (it wants 1.0e-4); nobody who writes it means text."""
+    if isinstance(value, dict):
+        return {k: _numbers(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_numbers(v) for v in value]
+    return float(value) if isinstance(value, str) and _SCIENTIFIC.fullmatch(value) else value
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -68,6 +68,10 @@ class Task(ABC, Generic[C]):
         """The training rows; after `prepare`."""
 
     @abstractmethod
+    def example(self, rows: int) -> Batch:
+        """A made-up batch in the form of `source().batch`, without any data; for measuring time and memory."""
+
+    @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
         """The loss of one micro-batch.
 

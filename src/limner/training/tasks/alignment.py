@@ -105,6 +105,16 @@ class AlignmentTask(Task[AlignmentSettings]):
     def source(self) -> Source:
         return self.sources[0]
 
+    def example(self, rows: int) -> Batch:
+        face, ids = self.encoder.faces[0].config, torch.zeros(rows, self.encoder.config.context, dtype=torch.long)
+        batch = {"caption_ids": ids, "prompt_ids": ids, "person": torch.arange(rows)}
+        batch["class_token"] = torch.ones(rows, face.output)
+        batch["patch_tokens"] = torch.ones(rows, face.grid**2, face.width, dtype=torch.float16)
+        for i, branch in enumerate(self.encoder.branches):
+            feature = torch.ones(rows, branch.config.text.projection)
+            batch |= {f"{k}_{i}": feature for k in ("image", "caption", "prompt")}
+        return batch
+
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
         prompt = dice.uniform() < self.settings.prompts
         ids = torch.where(prompt[:, None], batch["prompt_ids"], batch["caption_ids"])

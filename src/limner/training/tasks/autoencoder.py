@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from limner.config import Config
 from limner.data.loader import Batch, Source
-from limner.data.tables import DataConfig, TableSource, open_pictures, picture_table, to_images
+from limner.data.tables import DataConfig, TableSource, example_pictures, open_pictures, picture_table, to_images
 from limner.encoders.autoencoder import PatchAutoencoder
 from limner.training.dice import Dice
 from limner.training.distributed import average
@@ -86,6 +86,9 @@ class AutoencoderTask(Task[AutoencoderSettings]):
 
     def source(self) -> Source:
         return TableSource(self.table, ("image", "landmarks"))
+
+    def example(self, rows: int) -> Batch:
+        return example_pictures(rows, self.settings.data.size, landmarks=True)
 
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
         images = to_images(batch["image"]) * 2 - 1

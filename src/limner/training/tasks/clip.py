@@ -20,6 +20,7 @@ from limner.data.tables import (
     TableSource,
     captions_of,
     demand,
+    example_pictures,
     open_pictures,
     picture_table,
     to_images,
@@ -108,6 +109,10 @@ class ClipTask(Task[ClipSettings]):
 
     def source(self) -> Source:
         return _Captioned(self.table, self.ids)
+
+    def example(self, rows: int) -> Batch:
+        ids = torch.zeros(rows, self.settings.text.context, dtype=torch.long)
+        return {**example_pictures(rows, self.settings.data.size), "ids": ids, "prefixed": ids}
 
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
         prefixed = dice.uniform(1) < self.settings.prefix

@@ -168,6 +168,13 @@ class DiffusionTask(Task[DiffusionSettings]):
     def source(self) -> Source:
         return self.sources[0]
 
+    def example(self, rows: int) -> Batch:
+        height, width = max(self.sizes)
+        channels = self.autoencoder.config.latent_channels
+        latents = torch.zeros(rows, channels, height // 8, width // 8, dtype=torch.float16)
+        time = torch.tensor([[height, width, 0, 0, height, width]] * rows, dtype=torch.int32)
+        return {"latents": latents, "time": time, **self.conditioner.example(rows)}
+
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
         return Losses(self._each(model, batch, dice).mean(), {})
 

@@ -16,7 +16,15 @@ from torch.nn import functional as F
 from limner.config import Config
 from limner.data.crops import align_faces
 from limner.data.loader import Batch, Source
-from limner.data.tables import DataConfig, TableSource, demand, open_pictures, picture_table, to_images
+from limner.data.tables import (
+    DataConfig,
+    TableSource,
+    demand,
+    example_pictures,
+    open_pictures,
+    picture_table,
+    to_images,
+)
 from limner.encoders.config import FaceViTConfig
 from limner.encoders.face_vit import FaceViT
 from limner.encoders.parts import save_face
@@ -85,6 +93,10 @@ class RecogniserTask(Task[RecogniserSettings]):
 
     def source(self) -> Source:
         return TableSource(self.table, ("image", "landmarks", "identity"))
+
+    def example(self, rows: int) -> Batch:
+        identity = torch.arange(rows) % self.pictures.persons
+        return {**example_pictures(rows, self.settings.data.size, landmarks=True), "identity": identity}
 
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
         settings = self.settings

@@ -1,0 +1,108 @@
+"""What a recipe would need: parameters, memory and time, measured by a few steps on a made-up batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from limner.data.loader import Batch
+from limner.training.dice import Dice, seed_everything
+from limner.training.recipe import Recipe
+from limner.training.task import Task
+
+TIMED_STEPS = 3
+FLOAT = 4
+"""Bytes of a number; master weights, gradients and AdamW's two moments are float32 in every precision."""
+
+
+def estimate(recipe: Recipe, build: Callable[[], Task[Any]], processes: int = 1) -> dict[str, Any]:
+    """Builds the task without its data, takes a few steps on zeros, and says what the whole would cost.
+
+    Args:
+        recipe: complete.
+        build: makes the task.
+        processes: among which the global batch is divided.
+
+    Returns:
+        parameters, memory in MB by purpose, pictures seen, the measured rate of one process and the hours that follow
+        from it (data preparation, validation and sheets not included).
+    """
+    loop = recipe.loop
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    assert device is not None
+    seed_everything(loop.seed)
+    task = build()
+    task.device = device
+    for module in task.frozen():
+        module.to(device).eval().requires_grad_(False)
+    task.model.to(device).train()
+    rows = max(1, loop.batch_size // loop.accumulation // processes)
+    batch = {k: v.to(device) for k, v in task.example(rows).items()}
+    trained = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for m in (task.model, *task.frozen()) for p in m.parameters() if not p.requires_grad)
+    copies = 4 + (1 if loop.ema and not loop.ema_on_cpu else 0)
+    activations = _activations(task, batch, recipe)
+    seconds = _seconds(task, batch, recipe)
+    images = loop.steps * loop.batch_size
+    rate = rows / seconds
+    return {
+        "name": recipe.name,
+        "task": recipe.task,
+        "trained_parameters": trained,
+        "frozen_parameters": frozen,
+        "weights_and_optimizer_mb": round(trained * copies * FLOAT / 1e6, 1),
+        "frozen_mb": round(frozen * FLOAT / 1e6, 1),
+        "activations_mb": round(activations / 1e6, 1),
+        "steps": loop.steps,
+        "batch_size": loop.batch_size,
+        "rows_at_once": rows,
+        "images": images,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "images_per_second": round(rate, 2),
+        "hours": round(images / (rate * processes) / 3600, 2),
+    }
+
+
+def _activations(task: Task[Any], batch: Batch, recipe: Recipe) -> int:
+    """Bytes that the forward pass keeps for the backward pass; each storage counted once, parameters left out."""
+    known = {p.untyped_storage().data_ptr() for m in (task.model, *task.frozen()) for p in m.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        total = _loss(task, batch, recipe)
+    del total
+    return sum(kept.values())
+
+
+def _seconds(task: Task[Any], batch: Batch, recipe: Recipe) -> float:
+    """The quickest of a few micro-batch steps, forward, backward and update."""
+    optimizer = torch.optim.AdamW(task.parameter_groups(recipe.loop.weight_decay), lr=0.0)
+    best = float("inf")
+    for _ in range(1 + TIMED_STEPS):
+        began = time.perf_counter()
+        _loss(task, batch, recipe).backward()
+        nn.utils.clip_grad_norm_(task.model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if task.device.type != "cpu":
+            torch.accelerator.synchronize()
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+def _loss(task: Task[Any], batch: Batch, recipe: Recipe) -> torch.Tensor:
+    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.loop.precision)
+    dice = Dice(0, 0, range(len(next(iter(batch.values())))), task.device)
+    with torch.autocast(task.device.type, dtype=precision, enabled=precision is not None):
+        return task.loss(task.model, batch, dice).total
