@@ -77,7 +77,7 @@ def import_unet(file: str | Path, out: str | Path) -> dict[str, Any]:
     target = _vacant(Path(out) / UNET_FOLDER / UNET_FILE)
     state: dict[str, Tensor] = strip_prefix(read_checkpoint(file))
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**SDXL_UNET)
+        unet: Any = UNet2DConditionModel(**SDXL_UNET)
     demand_layout(shapes_of(unet.state_dict()), shapes_of(state), "SDXL UNet")
     write_safetensors(target, state, {"format": "pt"})
     write_atomic(target.with_name("config.json"), unet.to_json_string().encode())
