@@ -23,8 +23,8 @@ HEAD_ZOOM: Final = 0.5
 """A head crop shows twice the width of an ArcFace crop: hair, ears, chin and some shoulder."""
 _HEAD_SHIFT: Final = 0.02  # ArcFace crops sit low on the head; in shares of the crop's side
 
-BOX_CENTER: Final = (0.500, 0.595)
-BOX_SIZE: Final = (0.691, 0.934)
+BOX_CENTER: Final = (0.500, 0.584)
+BOX_SIZE: Final = (0.734, 0.948)
 """Where the box of a face lies in its ArcFace crop, in shares of the side: YuNet's mean over seven photos."""
 
 
@@ -101,8 +101,11 @@ def scale_of(matrix: np.ndarray) -> float:
     return float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
 
 
-def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
-    """The (size, size, 3) uint8 crop that `matrix` describes; black where there is no picture.
+def warp(image: np.ndarray, matrix: np.ndarray, size: int, *, extend: bool = False) -> np.ndarray:
+    """The (size, size, 3) uint8 crop that `matrix` describes.
+
+    Where there is no picture it is black, as in the crops that recognisers were trained on, or with `extend` as the
+    picture's border.
 
     Only the part of the picture that is seen is touched, and it is first shrunk by area where the crop is much smaller
     than the source, so that nothing aliases.
@@ -124,7 +127,8 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     half = np.array([[0.5], [0.5]])  # OpenCV counts from pixel centres
     centered = np.hstack([matrix[:, :2], matrix[:, 2:] + matrix[:, :2] @ half - half])
     how = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_LINEAR
-    return cv2.warpAffine(part, centered, (size, size), flags=how, borderMode=cv2.BORDER_CONSTANT)
+    border = cv2.BORDER_REPLICATE if extend else cv2.BORDER_CONSTANT
+    return cv2.warpAffine(part, centered, (size, size), flags=how, borderMode=border)
 
 
 def shrink(image: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
