@@ -43,13 +43,14 @@ def enroll(
 ) -> None:
     import time
 
-    from limner.cli.painting import Talk, enroll_photos, make_folder, open_model, world_remarks
+    from limner.cli.painting import Talk, demand_files, enroll_photos, make_folder, open_model, world_remarks
     from limner.errors import ConfigError, OutputConflict
 
     if not face:
         raise ConfigError("--face is missing.", "Give one photo of the person, or several: --face a.jpg --face b.jpg.")
     if out.exists() and not (force and out.is_file()):
         raise OutputConflict(f"{out} is there already.", "Choose another --out, or replace it with --force.")
+    demand_files(face)
     loaded = open_model(model, Place(device, dtype, accept_license))
     start = time.perf_counter()
     identity, references = enroll_photos(loaded, face, choose)

@@ -93,6 +93,7 @@ def generate(
     talk, place = painting.Talk(as_json), Place(device, dtype, accept_license)
     with talk.truncations():
         if from_ is None:
+            order.check()
             report = _paint(order, painting.open_model(model, place), out, embed_identity, talk)
         else:
             report = _paint_again(order, from_, model, place, out, embed_identity, talk)
@@ -122,7 +123,7 @@ class Order:
     dials: dict[str, Any]
 
     def check(self) -> None:
-        """Raises ConfigError where the order makes no sense."""
+        """Raises what can be raised before a model is loaded: ConfigError, PromptError, UnreadableImage."""
         if bool(self.photos) == (self.identity is not None):
             given = "both were given" if self.photos else "neither was given"
             raise ConfigError(f"--face or --identity says who is painted; {given}.", "limner generate --face me.jpg …")
@@ -137,6 +138,8 @@ class Order:
             raise ConfigError("--ranker says who chooses, but nothing is chosen without --best-of.")
         if self.ranker not in (None, "own") and not self.photos:
             raise ConfigError(f"--ranker {self.ranker} needs photos; give them with --face.")
+        self.prompts()
+        painting.demand_files([*self.photos, *([self.identity] if self.identity else [])])
 
     def prompts(self) -> list[str]:
         """All prompts, those of the file last.
@@ -169,7 +172,6 @@ def _paint(order: Order, model: Model, out: Path, embed: bool, talk: painting.Ta
     from limner.pipelines.paint import default_dials, paint
     from limner.pipelines.ranking import keep_best
 
-    order.check()
     prompts, seeds, negative = order.prompts(), order.seeds(), order.negative or ""
     dials = default_dials(model, **order.dials)
     talk(painting.prompt_remarks(model, [*prompts, negative]))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from limner.cli.output import note
-from limner.errors import ConfigError, ImageError
+from limner.errors import ConfigError, ImageError, UnreadableImage
 
 if TYPE_CHECKING:
     from limner.pipelines.loading import Model
@@ -74,15 +74,17 @@ class Place:
 
 def open_model(name: str | None, place: Place) -> Model:
     """The model, loaded without the chatter of the libraries below."""
+    from limner.pipelines.catalogue import DEFAULT
+    from limner.pipelines.loading import load_model, locate
+
+    model = name or DEFAULT
+    locate(model, accept_license=place.accept_license)  # says quickly if there is nothing to load
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    from limner.pipelines.catalogue import DEFAULT
-    from limner.pipelines.loading import load_model
-
-    return load_model(name or DEFAULT, device=place.device, dtype=place.dtype, accept_license=place.accept_license)
+    return load_model(model, device=place.device, dtype=place.dtype, accept_license=place.accept_license)
 
 
 def enroll_photos(model: Model, photos: Sequence[Path], choose: str | None) -> tuple[Identity, References]:
@@ -118,6 +120,13 @@ def prompt_remarks(model: Model, texts: Sequence[str]) -> list[str]:
     if not words:
         return []
     return [f"{model.name} does not know these words and cannot paint them: {', '.join(dict.fromkeys(words))}."]
+
+
+def demand_files(paths: Iterable[Path]) -> None:
+    """UnreadableImage for the first that is no file: said before a model is loaded, which takes a while."""
+    for path in paths:
+        if not path.is_file():
+            raise UnreadableImage(f"{path} is no file.", "Check the path.")
 
 
 def make_folder(path: Path) -> Path:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PIPELINES = {"FaceCLIPPipeline": "limner.pipelines.faceclip"}
 """Pipeline classes that a folder's `model_index.json` may name → their modules."""
 
+INDEX = "model_index.json"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _BLOB = re.compile(r"^[0-9a-f]{64}$")
 
@@ -84,13 +85,8 @@ def load_model(
         LicenseNotAccepted: the weights' licence was not accepted.
         CorruptData: the folder is damaged, or is no model of Limner's.
     """
-    spec: ModelSpec | None = None
+    spec, folder = locate(model, accept_license=accept_license)
     where, number_type = choose_device(device), choose_dtype(dtype, device)
-    if is_folder(model):
-        folder = Path(model)
-    else:
-        spec = get_model(model)
-        folder = spec_folder(spec, accept_license=accept_license)
     pipe = load_pipeline(folder, number_type)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(where)
@@ -105,9 +101,23 @@ def load_model(
     )
 
 
-def is_folder(model: str) -> bool:
-    """Whether `model` means a folder rather than a registered name."""
-    return "/" in model or "\\" in model or Path(model).is_dir()
+def locate(model: str, *, accept_license: bool = False) -> tuple[ModelSpec | None, Path]:
+    """The registered model of that name (None for somebody's own) and its folder, complete; heavy libraries are loaded
+    only if something must be converted.
+
+    Raises:
+        ConfigError, WeightsUnavailable, LicenseNotAccepted: as `load_model`.
+    """
+    if "/" in model or "\\" in model or Path(model).is_dir():
+        folder = Path(model)
+        if not (folder / INDEX).is_file():
+            raise WeightsUnavailable(
+                f"{folder} is no folder with a model (it has no {INDEX}).",
+                "Give a folder written by training or by save_pretrained, or a name that `limner models` lists.",
+            )
+        return None, folder
+    spec = get_model(model)
+    return spec, spec_folder(spec, accept_license=accept_license)
 
 
 def spec_folder(spec: ModelSpec, *, accept_license: bool = False) -> Path:
@@ -117,25 +127,45 @@ def spec_folder(spec: ModelSpec, *, accept_license: bool = False) -> Path:
         WeightsUnavailable, WeightsMismatch, LicenseNotAccepted, StorageError: see `WeightFile.resolve`.
     """
     folder = model_folder(spec)
-    if (folder / "model_index.json").is_file():
+    if (folder / INDEX).is_file():
         return folder
     if spec.packaged:
         raise WeightsUnavailable(
             f"The weights of {spec.name} ship with the package, but {folder} has none.",
             "Install Limner again, or give a trained model's folder with --model.",
         )
+    for file in spec.files.values():
+        file.demand_license(accept_license)
+    try:
+        files = {name: f.resolve(accept_license=accept_license) for name, f in spec.files.items()}
+    except WeightsUnavailable as e:
+        raise WeightsUnavailable(*_how_to_provide(spec, e)) from e
     from limner.pipelines.convert import convert_faceclip_sdxl
 
-    files = {name: f.resolve(accept_license=accept_license) for name, f in spec.files.items()}
     convert_faceclip_sdxl(files, folder)
     return folder
+
+
+def _how_to_provide(spec: ModelSpec, error: WeightsUnavailable) -> tuple[str, str]:
+    """Message and hint that name every file a model lacks, its size and its source."""
+    missing = [f for f in spec.files.values() if f.cached() is None]
+    listed = "; ".join(f"{f.filename} of {f.repo} ({_size(f.size)})" for f in missing)
+    return (
+        f"{spec.name} needs {len(missing)} files, {_size(sum(f.size for f in missing))} in all, that are not on this "
+        f"machine and cannot be fetched now ({type(error.__cause__).__name__}): {listed}.",
+        "Download them from huggingface.co on another machine, and set "
+        f"{', '.join(f.variable for f in missing)} to their paths.",
+    )
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def load_pipeline(folder: Path, dtype: torch.dtype) -> PortraitPipeline:
     """The pipeline that a folder holds, on the CPU.
 
     Raises:
-        WeightsUnavailable: no such folder.
         CorruptData: no Limner model in it, or a damaged one.
         WeightsMismatch: weights are missing, or do not fit.
     """
@@ -143,12 +173,7 @@ def load_pipeline(folder: Path, dtype: torch.dtype) -> PortraitPipeline:
 
     from safetensors import SafetensorError
 
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise WeightsUnavailable(
-            f"{folder} is no folder with a model (it has no model_index.json).",
-            "Give a folder written by training or by save_pretrained, or a name that `limner models` lists.",
-        )
+    index = folder / INDEX
     try:
         kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
     except (OSError, ValueError, KeyError, TypeError) as e:
