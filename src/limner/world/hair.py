@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from limner.world.patches import Array, Patch, blob, smoothstep, tube
-from limner.world.shape import CENTER, COLUMNS, ROWS, Form, directions
+from limner.world.shape import CENTER, COLUMNS, ROWS, SMILE_LIFT, Form, directions
 
 _ROWS, _COLUMNS = np.unique(np.r_[0:ROWS:2, ROWS - 1]), np.unique(np.r_[0:COLUMNS:2, COLUMNS - 1])
 
@@ -194,7 +194,7 @@ def beard_cover(points: Array, f: Form, kind: str) -> Array:
     line = -0.34 + 0.42 * smoothstep(0.30, 0.66, ax)
     jaw = smoothstep(line + 0.05, line - 0.05, y) * smoothstep(-0.22, -0.06, z)
     q = np.clip(x / f.mouth_w, -1.2, 1.2)
-    my = y - f.mouth_y - f.smile * 0.075 * q * q + 0.02 * f.smile
+    my = y - f.mouth_y - f.smile * SMILE_LIFT * q * q + 0.02 * f.smile
     lips = np.sqrt((x / (f.mouth_w * 1.15)) ** 2 + ((my + 0.02 + f.open * 0.09) / (0.095 + f.open * 0.10)) ** 2)
     free = smoothstep(0.95, 1.12, lips)
     lip = smoothstep(f.mouth_w * 1.35, f.mouth_w * 1.1, ax + 0.5 * np.maximum(my - 0.02, 0)) * smoothstep(

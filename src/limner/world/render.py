@@ -126,7 +126,7 @@ def _form(sitter: Sitter, view: View) -> shape.Form:
     e = view.expression
     return sitter.form._replace(
         smile=e.smile, open=e.open, brow_raise=e.brow, frown=e.frown, blink=e.blink, gaze_x=e.gaze[0], gaze_y=e.gaze[1],
-        mouth_w=sitter.form.mouth_w * (1 + 0.22 * e.smile - 0.08 * e.open),
+        mouth_w=sitter.form.mouth_w * (1 + 0.07 * e.smile),
     )  # fmt: skip
 
 
@@ -409,7 +409,7 @@ def _front(x, y, f):
 
 def _landmarks(f: shape.Form) -> Array:
     """(5, 3) head-space landmarks on the skin."""
-    lift = f.mouth_y + 0.075 * f.smile - 0.02 * f.smile
+    lift = f.mouth_y + shape.SMILE_LIFT * f.smile - 0.02 * f.smile
     flat = np.asarray(
         [
             (-f.eye_x, f.eye_y - f.skew_eyes),

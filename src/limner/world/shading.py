@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from limner.world.raster import ATTRIBUTES
-from limner.world.shape import INLINE, JIT
+from limner.world.shape import INLINE, JIT, SMILE_LIFT
 
 KIND, R1, G1, B1, R2, G2, B2, PATTERN, SPECULAR, GLOSS = range(10)
 MATERIAL_COLUMNS = 10
@@ -132,7 +132,7 @@ def _paint_mouth(x, y, z, f, look, e, c):
     shine = 0.0
     if abs(x) < f.mouth_w * 1.15 and abs(y - f.mouth_y) < 0.42 and z > 0.3:
         q = min(max(x / f.mouth_w, -1.15), 1.15)
-        my = y - f.mouth_y - f.smile * 0.075 * q * q + 0.02 * f.smile - f.skew_mouth * q
+        my = y - f.mouth_y - f.smile * SMILE_LIFT * q * q + 0.02 * f.smile - f.skew_mouth * q
         full = max(1 - q * q, 0.0)
         upper = f.lip_upper * 1.35 * math.sqrt(full) * (1 - 0.22 * math.exp(-((x / 0.035) ** 2))) * (1 - 0.25 * abs(q))
         lower = -f.lip_lower * 1.5 * math.sqrt(full) * (1 - 0.15 * q * q) - f.open * 0.20 * full

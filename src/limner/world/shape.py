@@ -17,6 +17,8 @@ from numba import njit
 CENTER = (0.0, -0.05, 0.0)
 ROWS, COLUMNS = 96, 132
 COARSE = 4
+SMILE_LIFT = 0.06
+"""How far a full smile raises the corners of the mouth."""
 JIT: dict[str, Any] = {"cache": True, "fastmath": True, "error_model": "numpy", "nogil": True}
 INLINE: dict[str, Any] = {**JIT, "forceinline": True}
 
@@ -44,31 +46,31 @@ class Form(NamedTuple):
     cheek_z: float = 1.05
     fullness: float = 0.0
     brow_ridge: float = 0.01
-    eye_x: float = 0.265
-    eye_y: float = 0.06
+    eye_x: float = 0.264
+    eye_y: float = 0.105
     eye_r: float = 0.15
-    eye_depth: float = 0.0
+    eye_depth: float = 0.025
     eye_open: float = 0.82
     eye_tilt: float = 0.06
     eye_hood: float = 0.0
     iris_r: float = 0.44
-    nose_len: float = 0.125
+    nose_len: float = 0.11
     nose_w: float = 1.0
     nose_bridge: float = 0.0
     nose_bridge_w: float = 1.0
-    nose_tip_y: float = -0.155
+    nose_tip_y: float = -0.185
     nose_tip_r: float = 1.0
     nose_hook: float = 0.0
-    mouth_w: float = 0.215
-    mouth_y: float = -0.425
-    mouth_z: float = 0.0
+    mouth_w: float = 0.235
+    mouth_y: float = -0.45
+    mouth_z: float = -0.035
     lip_upper: float = 0.035
     lip_lower: float = 0.045
     ear_r: float = 1.02
     ear_out: float = 0.4
     ear_y: float = 0.0
     neck_r: float = 0.95
-    brow_y: float = 0.215
+    brow_y: float = 0.205
     brow_t: float = 0.03
     brow_arch: float = 0.7
     brow_tilt: float = 0.0
@@ -209,7 +211,7 @@ def skin_distance(x, y, z, f):
     )
     # lips follow the curve of the face; the mouth is carved only as far as it opens
     q = min(max(x / f.mouth_w, -1.15), 1.15)
-    my = y - f.mouth_y - f.smile * 0.075 * (q * q) + 0.02 * f.smile - f.skew_mouth * q
+    my = y - f.mouth_y - f.smile * SMILE_LIFT * (q * q) + 0.02 * f.smile - f.skew_mouth * q
     mz = z - f.mouth_z + 1.5 * x * x
     edge = (ax - f.mouth_w) * 0.8
     bow = math.sqrt(x * x + 0.0025) - 0.05
