@@ -169,7 +169,7 @@ def _fauvism(image: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
     cloth = _palette(255 - toned // 2, _FAUVE[(first + 1) % len(_FAUVE)])
     picture = np.where((mask == 0)[..., None], ground, np.where((mask == 2)[..., None], cloth, picture))
     own = _saturate(image, 2.2)
-    likeness = (np.float32(0.25) + np.float32(0.3) * _skin(mask, u))[..., None]
+    likeness = (np.float32(0.25) + np.float32(0.45) * _skin(mask, u))[..., None]
     picture = picture + (own - picture) * likeness
     angle = painter.orientation(image, 3 * u, seed)
     layers = ((4.6, 1.6, 1.5, 0.9, -1.0), (2.6, 0.9, 1.4, 0.8, 75.0), (1.1, 0.4, 1.1, 0.7, 50.0))
@@ -303,7 +303,7 @@ def _watercolor(image: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
     wide = cv2.resize(_flatten(wide, 60, 2.5 * u), (w, h), interpolation=cv2.INTER_LINEAR)
     body = cv2.GaussianBlur((mask > 0).astype(np.float32), (0, 0), 1.5 * u)[..., None]
     flat = wide + (smooth.astype(np.float32) - wide) * (np.float32(0.25) + np.float32(0.75) * body)
-    flat = flat + (image - flat) * (np.float32(0.4) * _skin(mask, u)[..., None])
+    flat = flat + (image - flat) * (np.float32(0.7) * _skin(mask, u)[..., None])
     ink = 1 - np.clip(_saturate(flat, 1.3) * np.float32(0.94) + 18, 0, 255) / 255
     gray = cv2.cvtColor(flat.astype(np.float32), cv2.COLOR_RGB2GRAY)
     rim = np.abs(cv2.GaussianBlur(gray, (0, 0), 0.8 * u) - cv2.GaussianBlur(gray, (0, 0), 2.0 * u))
