@@ -10,7 +10,7 @@ from pathlib import Path
 import accelerate  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401
 
-import limner.training.tasks.autoencoder  # noqa: F401
+import limner.training.tasks.autoencoder
 import limner.training.tasks.clip  # noqa: F401
 from limner.training.loop import Trainer
 from limner.training.tasks import load_training

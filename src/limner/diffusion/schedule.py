@@ -6,6 +6,7 @@ bar) is the product of 1 - beta_s over s ≤ t, and e is Gaussian noise.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ class NoiseSchedule(Config):
         beta_start, beta_end, beta_schedule: the betas, as diffusers names them.
         prediction: `epsilon` (the noise) or `v_prediction` (Salimans and Ho, arXiv 2202.00512, Appendix D).
         zero_snr: rescales the betas so that x_T holds nothing of x_0 (Lin et al., arXiv 2305.08891, Algorithm 1);
-            needs v_prediction, since there the noise alone says nothing.
+            needs v_prediction, since there the noise alone says nothing. Not every sampler can do it.
     """
 
     steps: int = 1000
@@ -114,13 +115,15 @@ class NoiseSchedule(Config):
         """A diffusers scheduler by class name, built with this schedule.
 
         Raises:
-            ConfigError: diffusers has no such scheduler.
+            ConfigError: diffusers has no such scheduler, or it cannot sample with zero_snr.
         """
         import diffusers
 
         kind = getattr(diffusers, name, None)
         if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
             raise ConfigError(f"diffusers has no scheduler {name!r}.", "Try DDIMScheduler or EulerDiscreteScheduler.")
+        if self.zero_snr and "rescale_betas_zero_snr" not in inspect.signature(kind.__init__).parameters:
+            raise ConfigError(f"{name} cannot sample with zero_snr.", "Take DDIMScheduler or EulerDiscreteScheduler.")
         return kind.from_config(self.scheduler_config())
 
     def _factors(self, t: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
