@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
         images: Annotated[
             list[Path], typer.Argument(metavar="IMAGE…", help="Pictures to look at.", show_default=False)
         ],
-        face: Annotated[str | None, typer.Option("--face", help=FACE_HELP, show_default="largest")] = None,
+        face: Annotated[str | None, typer.Option("--choose", "--face", help=FACE_HELP, show_default="largest")] = None,
         draw: Annotated[Path | None, typer.Option(help="Write a picture that shows what was found.")] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print a list with one object per image.")] = False,
         detector: Annotated[str, typer.Option(help="auto, yunet, cascade or insightface.")] = "auto",

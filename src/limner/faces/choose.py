@@ -85,7 +85,7 @@ def choose(
     return max(range(len(faces)), key=lambda i: faces[i].area)
 
 
-ADVICE = f"Choose one with --face: {RULES}, or like:PHOTO."
+ADVICE = f"Choose one with --choose: {RULES}, or like:PHOTO."
 
 
 def _nearest(faces: Sequence[DetectedFace], point: tuple[float, float], among: Sequence[int]) -> int:
