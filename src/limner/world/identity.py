@@ -96,7 +96,7 @@ _SPREAD = {
     "cranium_w": 0.045, "cranium_h": 0.04, "cranium_d": 0.035, "forehead_z": 0.035, "face_w": 0.06, "face_h": 0.045,
     "jaw_w": 0.18, "jaw_y": 0.045, "jaw_d": 0.07, "chin_w": 0.20, "chin_y": 0.055, "chin_z": 0.045, "chin_cleft": 0.008,
     "cheek_w": 0.08, "cheek_z": 0.16, "fullness": 0.45, "brow_ridge": 0.015, "eye_x": 0.016, "eye_y": 0.015,
-    "eye_r": 0.015, "eye_depth": 0.018, "eye_open": 0.12, "eye_tilt": 0.12, "eye_hood": 0.3, "iris_r": 0.03,
+    "eye_r": 0.015, "eye_depth": 0.012, "eye_open": 0.12, "eye_tilt": 0.12, "eye_hood": 0.3, "iris_r": 0.03,
     "nose_len": 0.032, "nose_w": 0.23, "nose_bridge": 0.03, "nose_bridge_w": 0.18, "nose_tip_y": 0.022,
     "nose_tip_r": 0.14, "nose_hook": 0.018, "mouth_w": 0.019, "mouth_y": 0.015, "mouth_z": 0.022, "lip_upper": 0.014,
     "lip_lower": 0.014, "ear_r": 0.12, "ear_out": 0.4, "ear_y": 0.03, "neck_r": 0.07, "brow_y": 0.022, "brow_t": 0.011,

@@ -56,6 +56,20 @@ def noise(x, y):
 
 
 @njit(**INLINE)
+def _spot(q):
+    """Soft spot: close to exp(-q), zero from q = 4 on, and cheap."""
+    t = max(1 - 0.25 * q, 0.0)
+    t *= t
+    return t * t
+
+
+@njit(**INLINE)
+def _power(x, n):
+    """x ** n on [0, 1] as a highlight needs it (Schlick, A fast alternative to Phong's specular model, 1994)."""
+    return x / (n - n * x + x)
+
+
+@njit(**INLINE)
 def _blend(c, r, g, b, w):
     c[0] += (r - c[0]) * w
     c[1] += (g - c[1]) * w
@@ -67,8 +81,8 @@ def _paint_skin(x, y, z, f, look, c):
     """Base tone, blush, mottling, freckles, moles, stubble and lines of age."""
     ax = abs(x)
     front = _step(0.1, 0.35, z)
-    k = 0.20 * math.exp(-((ax - 0.36) ** 2 + (y + 0.20) ** 2) / 0.028) * front
-    k += 0.13 * math.exp(-(x * x + (y - f.nose_tip_y) ** 2) / 0.012) * front
+    k = 0.20 * _spot(((ax - 0.36) ** 2 + (y + 0.20) ** 2) / 0.028) * front
+    k += 0.13 * _spot((x * x + (y - f.nose_tip_y) ** 2) / 0.012) * front
     k *= 1 + 1.3 * look.makeup
     c[0] *= 1 + 0.15 * k
     c[1] *= 1 - 0.72 * k
@@ -123,6 +137,8 @@ def _paint_moles(x, y, z, moles, e, c):
 @njit(**JIT)
 def _paint_mouth(x, y, z, f, look, e, c):
     """Nostrils, lips, teeth and the dark between them. Returns the specular factor and extra shine."""
+    if z < 0.3 or abs(x) > f.mouth_w * 1.3 or y > f.nose_tip_y + 0.1 or y < f.mouth_y - 0.42:
+        return 0.0
     an = abs(x - f.skew_nose)
     w = 1 - _step(0.020, 0.046, math.sqrt((an - 0.060 * f.nose_w) ** 2 + ((y - f.nose_tip_y + 0.062) * 1.7) ** 2))
     w *= _step(0.62, 0.70, z) * 0.72
@@ -483,7 +499,7 @@ def _shade_sample(m, s, table, moles, f, look, light, sky_map, key_map, frames, 
         # a band of light across the strands: highlight from the tangent that runs down the head
         tangent = ny * h * hy
         ndh = math.sqrt(max(1 - (h * hy * (1 - ny * ny) - tangent * 0.6) ** 2, 0.0)) * 0.5 + ndh * 0.5
-    shine = specular * ndh**gloss * max(dot, 0.0) * key * 1.3
+    shine = specular * _power(ndh, 2.5 * gloss) * max(dot, 0.0) * key * 1.3
     up = 0.5 + 0.5 * (nx * light[5, 0] + ny * light[5, 1] + nz * light[5, 2])
     rim = (1 - ndv) ** 3 * up
     soft = look.softness
@@ -495,7 +511,7 @@ def _shade_sample(m, s, table, moles, f, look, light, sky_map, key_map, frames, 
             wrap += 0.22 if k == 0 else (0.06 if k == 1 else 0.02)
             if k == 0:
                 lost = 0.82
-                bounce = bounce**0.8
+                bounce *= 1.2 - 0.2 * bounce
         diffuse = max((dot + wrap) / (1 + wrap), 0.0)
         direct = light[1, k] * diffuse * (1 - (1 - key) * lost) * (0.4 + 0.6 * open_)
         ambient = (light[3, k] + (light[2, k] - light[3, k]) * up) * bounce

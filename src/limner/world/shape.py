@@ -49,7 +49,7 @@ class Form(NamedTuple):
     eye_x: float = 0.264
     eye_y: float = 0.105
     eye_r: float = 0.15
-    eye_depth: float = 0.025
+    eye_depth: float = 0.008
     eye_open: float = 0.82
     eye_tilt: float = 0.06
     eye_hood: float = 0.0
