@@ -31,12 +31,12 @@ def denoising_loss(
 
 def drop_conditioning(
     embeds: torch.Tensor,
-    pooled: torch.Tensor | None,
+    pooled: torch.Tensor,
     null_embeds: torch.Tensor,
-    null_pooled: torch.Tensor | None,
+    null_pooled: torch.Tensor,
     uniform: torch.Tensor,
     probability: float,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Replaces a sample's whole conditioning by the null one where `uniform` (B,) in [0, 1) is below `probability`.
 
     Classifier-free guidance (Ho and Salimans, arXiv 2207.12598, Algorithm 1). `null_embeds` (1,T,C) and
@@ -44,6 +44,4 @@ def drop_conditioning(
     """
     drop = uniform < probability
     embeds = torch.where(drop[:, None, None], null_embeds.to(embeds), embeds)
-    if pooled is not None and null_pooled is not None:
-        pooled = torch.where(drop[:, None], null_pooled.to(pooled), pooled)
-    return embeds, pooled
+    return embeds, torch.where(drop[:, None], null_pooled.to(pooled), pooled)

@@ -25,7 +25,7 @@ LOG_VARIANCE = -30.0
 """Of the latent distribution: none to speak of. diffusers wants a distribution; this autoencoder is deterministic."""
 
 
-class PatchAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
+class PatchAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignore[misc]
     """What a Stable Diffusion pipeline calls its `vae`. Pictures are (B,3,H,W) in [-1, 1], H and W multiples of 8.
 
     Latents are normalised inside, each channel to mean 0 and deviation 1 over the training pictures, so that
@@ -154,6 +154,6 @@ def cosine_basis(count: int) -> torch.Tensor:
 
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer

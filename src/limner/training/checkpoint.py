@@ -96,8 +96,8 @@ class Checkpoints:
         Raises:
             StorageError: no space; earlier checkpoints are intact.
         """
-        weights = get_model_state_dict(model, options=_WHOLE)
-        optimizing = get_optimizer_state_dict(model, optimizer, options=_WHOLE)
+        weights: Any = get_model_state_dict(model, options=_WHOLE)
+        optimizing: Any = get_optimizer_state_dict(model, optimizer, options=_WHOLE)
         if not write:
             return
         moments = {f"{n}/{k}": v for n, s in optimizing["state"].items() for k, v in s.items()}
@@ -122,7 +122,7 @@ class Checkpoints:
         folder = self.path(step)
         try:
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            weights = load_file(folder / "model.safetensors")
+            weights: Any = load_file(folder / "model.safetensors")
             flat = load_file(folder / "optimizer.safetensors")
             average = load_file(folder / "ema.safetensors") if ema is not None else {}
             if state["format"] != FORMAT:

@@ -18,7 +18,7 @@ from limner.encoders.face_vit import FaceTokens
 from limner.encoders.faceclip import FaceCLIPEncoder
 from limner.encoders.parts import load_text, save_text
 from limner.errors import ConfigError
-from limner.training.towers import both_ids, face_features
+from limner.training.towers import both_ids, branches_of, face_features
 from limner.training.words import caption_ids
 
 
@@ -126,7 +126,7 @@ class FaceCLIPConditioner(Conditioner):
         if len(self.encoder.faces) != 1:
             raise ConfigError(f"The branches of {folder} have different face encoders; training needs a shared one.")
         self.faceless = faceless
-        texts = [b.config.text for b in self.encoder.branches]
+        texts = [b.config.text for b in branches_of(self.encoder)]
         self.width, self.pooled = sum(t.width for t in texts), texts[-1].width
         self.modules = [self.encoder]
 

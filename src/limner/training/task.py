@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from PIL import Image
@@ -105,3 +105,8 @@ class Task(ABC, Generic[C]):
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
         return [g for g in groups if g["params"]]
+
+
+def channels_last(model: Any) -> nn.Module:
+    """The model with its convolutions' weights laid out as convolutions like them best."""
+    return model.to(memory_format=torch.channels_last)

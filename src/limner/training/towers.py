@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from limner.data.cache import Column, Columns, Table, cache_root
 from limner.data.crops import align_faces
 from limner.data.tables import Report, captions_of, to_images
+from limner.encoders.branch import FaceCLIPBranch
 from limner.encoders.config import BranchConfig, FaceCLIPConfig, FuserConfig
 from limner.encoders.faceclip import FaceCLIPEncoder
 from limner.encoders.parts import load_face, load_text
@@ -48,7 +49,7 @@ def assemble(face: Path, clips: tuple[Path, ...], fuser: FuserConfig) -> FaceCLI
     )
     encoder = FaceCLIPEncoder(config, tokenizer)
     encoder.faces[0].load_state_dict(vit.state_dict())
-    for branch, (tower, _) in zip(encoder.branches, loaded, strict=True):
+    for branch, (tower, _) in zip(branches_of(encoder), loaded, strict=True):
         branch.load_state_dict({**branch.state_dict(), **tower.state_dict()})  # a tower is a part of a branch
     return encoder
 
@@ -61,6 +62,11 @@ def load_image_tower(clip: Path) -> nn.Module:
     if not (folder / "config.json").is_file():
         raise WeightsUnavailable(f"{folder} does not exist.", "Train the CLIP first (recipes/mini-clip.yaml).")
     return CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True).eval()
+
+
+def branches_of(encoder: FaceCLIPEncoder) -> list[FaceCLIPBranch]:
+    """The branches, as what they are."""
+    return [cast(FaceCLIPBranch, branch) for branch in encoder.branches]
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -21,13 +21,13 @@ from limner.data.tables import DataConfig, demand, open_pictures, picture_table
 from limner.encoders.config import FuserConfig
 from limner.encoders.face_vit import FaceTokens
 from limner.encoders.faceclip import FaceCLIPEncoder
-from limner.encoders.fuser import Fuser
+from limner.encoders.fuser import DualCrossAttention, Fuser
 from limner.training.contrast import pairwise_sigmoid
 from limner.training.dice import Dice
 from limner.training.distributed import gather_labels, gather_rows
 from limner.training.metrics import recall, verification
 from limner.training.task import Losses, Report, Task
-from limner.training.towers import assemble, both_ids, clip_features, face_features
+from limner.training.towers import assemble, both_ids, branches_of, clip_features, face_features
 
 LARGEST_SCALE = math.log(100)
 
@@ -110,7 +110,7 @@ class AlignmentTask(Task[AlignmentSettings]):
         batch = {"caption_ids": ids, "prompt_ids": ids, "person": torch.arange(rows)}
         batch["class_token"] = torch.ones(rows, face.output)
         batch["patch_tokens"] = torch.ones(rows, face.grid**2, face.width, dtype=torch.float16)
-        for i, branch in enumerate(self.encoder.branches):
+        for i, branch in enumerate(branches_of(self.encoder)):
             feature = torch.ones(rows, branch.config.text.projection)
             batch |= {f"{k}_{i}": feature for k in ("image", "caption", "prompt")}
         return batch
@@ -120,7 +120,8 @@ class AlignmentTask(Task[AlignmentSettings]):
         ids = torch.where(prompt[:, None], batch["prompt_ids"], batch["caption_ids"])
         persons = gather_labels(batch["person"])
         same = persons[:, None] == persons[None]
-        total, parts = 0.0, dict.fromkeys(("face", "text", "image"), 0.0)
+        total = torch.zeros((), device=ids.device)
+        parts = {name: total.clone() for name in ("face", "text", "image")}
         for i, joint in enumerate(model(ids, batch["class_token"], batch["patch_tokens"])):
             said = torch.where(prompt[:, None], batch[f"prompt_{i}"], batch[f"caption_{i}"])
             face, text = gather_rows(joint.face), gather_rows(joint.text)
@@ -133,7 +134,7 @@ class AlignmentTask(Task[AlignmentSettings]):
                 value = pairwise_sigmoid(ours, gather_labels(theirs), joint.scale, joint.bias, match)
                 total = total + getattr(self.settings, f"{name}_weight") * value
                 parts[name] = parts[name] + value.detach()
-        return Losses(total, {**parts, "scale": joint.scale.detach().exp()})  # type: ignore[arg-type]
+        return Losses(total, {**parts, "scale": joint.scale.detach().exp()})
 
     def validate(self) -> dict[str, float]:
         source = self.sources[1]
@@ -181,7 +182,7 @@ class Alignment(nn.Module):
         self.encoder = encoder
         context = encoder.config.context
         faces, texts = nn.ModuleList(), nn.ModuleList()
-        for branch in encoder.branches:
+        for branch in branches_of(encoder):
             branch.freeze_towers()
             _freeze_unread(branch.fuser)
             text = branch.config.text
@@ -194,7 +195,9 @@ class Alignment(nn.Module):
         faces = FaceTokens(class_token, patch_tokens.to(class_token.dtype))
         amount = torch.ones(len(ids), device=ids.device)
         found = []
-        for branch, face, text in zip(self.encoder.branches, self.face_projection, self.text_projection, strict=True):
+        for branch, face, text in zip(
+            branches_of(self.encoder), self.face_projection, self.text_projection, strict=True
+        ):
             tokens = branch(ids, faces, amount, self.encoder.identity_position).tokens.flatten(1)
             scale = branch.logit_scale.clamp(max=LARGEST_SCALE)
             found.append(
@@ -206,7 +209,7 @@ class Alignment(nn.Module):
 def _freeze_unread(fuser: Fuser) -> None:
     """Freezes what would update the face stream after the last exchange: nobody reads it, so it gets no gradient."""
     fuser.encoder.layers[-1].requires_grad_(False)
-    last = fuser.encoder.fusion_layers[-1]
+    last = cast(DualCrossAttention, fuser.encoder.fusion_layers[-1])
     last.gamma_v.requires_grad_(False)
     for name in ("values_l_proj", "out_v_proj"):
         last.attn[name].requires_grad_(False)

@@ -20,7 +20,7 @@ from limner.training.dice import Dice
 from limner.training.distributed import average
 from limner.training.metrics import mean_interval
 from limner.training.sheets import contact_sheet
-from limner.training.task import Losses, Report, Task
+from limner.training.task import Losses, Report, Task, channels_last
 
 MOMENTUM = 0.02
 EYE_RADIUS, FACE_RADIUS = 0.32, 1.5
@@ -76,7 +76,7 @@ class AutoencoderTask(Task[AutoencoderSettings]):
             encoder_layers=settings.encoder_layers,
             decoder_layers=settings.decoder_layers,
         )
-        self.model = _Training(self.autoencoder).to(memory_format=torch.channels_last)
+        self.model = channels_last(_Training(self.autoencoder))
 
     def prepare(self, report: Report) -> None:
         tables = []
@@ -153,6 +153,7 @@ class _Training(nn.Module):
     def __init__(self, autoencoder: PatchAutoencoder) -> None:
         super().__init__()
         self.autoencoder = autoencoder
+        self.seen: torch.Tensor
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
 
     def forward(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -96,7 +96,8 @@ class ClipTask(Task[ClipSettings]):
         super().__init__(settings)
         self.tokenizer = make_tokenizer(settings.tokenizer, settings.text.context)
         text = dataclasses.replace(settings.text, vocabulary=len(self.tokenizer))
-        self.model = Clip(text, settings.image, settings.data.size, settings.objective)
+        self.clip = Clip(text, settings.image, settings.data.size, settings.objective)
+        self.model = self.clip
 
     def prepare(self, report: Report) -> None:
         tables = []
@@ -145,8 +146,8 @@ class ClipTask(Task[ClipSettings]):
 
     def export(self, folder: Path) -> None:
         """text.safetensors with its tokenizer, and image/ in transformers' form."""
-        save_text(folder, self.model.text, self.tokenizer)
-        self.model.image.save_pretrained(folder / "image")
+        save_text(folder, self.clip.text, self.tokenizer)
+        self.clip.image.save_pretrained(folder / "image")
 
 
 class Clip(nn.Module):
@@ -157,7 +158,7 @@ class Clip(nn.Module):
 
         super().__init__()
         self.text = TextTower(text)
-        self.image = CLIPVisionModelWithProjection(
+        self.image: Any = CLIPVisionModelWithProjection(
             CLIPVisionConfig(
                 hidden_size=image.width,
                 intermediate_size=4 * image.width,

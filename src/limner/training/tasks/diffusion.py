@@ -26,7 +26,7 @@ from limner.training.denoising import Conditioner, FaceCLIPConditioner, TextCond
 from limner.training.dice import Dice
 from limner.training.metrics import mean_interval
 from limner.training.sheets import contact_sheet
-from limner.training.task import Losses, Report, Task
+from limner.training.task import Losses, Report, Task, channels_last
 from limner.training.towers import feature_table
 
 SAMPLING_STEPS = 30
@@ -58,7 +58,7 @@ class UNetConfig(Config):
         self.check(all(c % self.head == 0 for c in self.channels), "head", "a divisor of every level's channels")
         self.check(all(c % self.groups == 0 for c in self.channels), "groups", "a divisor of every level's channels")
 
-    def build(self, latent_channels: int, size: int, width: int, pooled: int) -> UNet2DConditionModel:
+    def build(self, latent_channels: int, size: int | tuple[int, int], width: int, pooled: int) -> UNet2DConditionModel:
         """The UNet for latents of `size` places, prompt embeddings of `width` and `pooled` channels."""
         down = tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in self.attention)
         up = tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(self.attention))
@@ -145,9 +145,10 @@ class DiffusionTask(Task[DiffusionSettings]):
             else TextConditioner(tuple(map(Path, settings.clips)))
         )
         self.sizes = settings.sizes or ((settings.data.size, settings.data.size),)
-        self.model = self._unet().to(memory_format=torch.channels_last)
+        self.unet: Any = self._unet()
         if settings.checkpointing:
-            self.model.enable_gradient_checkpointing()
+            self.unet.enable_gradient_checkpointing()
+        self.model = channels_last(self.unet)
 
     def frozen(self) -> list[nn.Module]:
         return [self.autoencoder, *self.conditioner.modules]
@@ -160,7 +161,8 @@ class DiffusionTask(Task[DiffusionSettings]):
             tables = []
             for k in np.unique(buckets):
                 rows = None if len(self.sizes) == 1 else np.flatnonzero(buckets == k)
-                tables.append(picture_table(pictures, *self.sizes[k], report, config.workers, rows))
+                height, width = self.sizes[k]
+                tables.append(picture_table(pictures, height, width, report, config.workers, rows))
             latents = [self._latents(t, report) for t in tables]
             prepared = self.conditioner.prepare(tables, self.device, report)
             self.sources.append(_Latents(tables, latents, self.conditioner, prepared))
@@ -227,7 +229,7 @@ class DiffusionTask(Task[DiffusionSettings]):
         added = {"text_embeds": torch.cat([null_pooled, pooled]), "time_ids": torch.cat([time_ids, time_ids])}
         scheduler: Any = self.settings.schedule.scheduler("DDIMScheduler")
         scheduler.set_timesteps(SAMPLING_STEPS, device=self.device)
-        x = Dice(seed, 0, range(len(embeds)), self.device).normal(self.model.config.in_channels, *places)
+        x = Dice(seed, 0, range(len(embeds)), self.device).normal(self.unet.config.in_channels, *places)
         for t in scheduler.timesteps:
             without, given = self.model(torch.cat([x, x]), t, both, added_cond_kwargs=added).sample.float().chunk(2)
             x = scheduler.step(without + self.settings.guidance * (given - without), t, x).prev_sample
@@ -242,7 +244,7 @@ class DiffusionTask(Task[DiffusionSettings]):
 
             pipeline = FaceCLIPPipeline(
                 self.autoencoder,
-                self.model,
+                self.unet,
                 scheduler,
                 default_steps=SAMPLING_STEPS,
                 default_guidance=self.settings.guidance,
@@ -251,11 +253,11 @@ class DiffusionTask(Task[DiffusionSettings]):
             )
             pipeline.save_pretrained(folder)
             return
-        self.model.save_pretrained(folder / "unet")
+        self.unet.save_pretrained(folder / "unet")
         self.autoencoder.save_pretrained(folder / "vae")
         scheduler.save_pretrained(folder / "scheduler")
 
-    def _unet(self) -> UNet2DConditionModel:
+    def _unet(self) -> Any:
         settings, width, pooled = self.settings, self.conditioner.width, self.conditioner.pooled
         if not settings.init:
             height, across = self.sizes[0]
@@ -311,7 +313,7 @@ class _Latents(Source):
     ) -> None:
         self.pictures, self.latents, self.conditioner, self.prepared = pictures, latents, conditioner, prepared
         self.first = np.cumsum([0, *map(len, pictures)])
-        self.groups = np.concatenate([np.full(len(t), i) for i, t in enumerate(pictures)])
+        self.groups: np.ndarray = np.concatenate([np.full(len(t), i) for i, t in enumerate(pictures)])
 
     def __len__(self) -> int:
         return int(self.first[-1])

@@ -142,6 +142,7 @@ class ArcFace(nn.Module):
         super().__init__()
         self.face, self.scale = face, scale
         self.centres = nn.Parameter(F.normalize(torch.randn(persons, face.config.output), dim=1))
+        self.seen: torch.Tensor
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
 
     def forward(
