@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -59,7 +59,7 @@ def enroll(
     talk([*references.remarks, *world_remarks(loaded, identity)])
     make_folder(out.parent)
     identity.save(out)
-    facts = {
+    facts: dict[str, Any] = {
         "out": str(out),
         "model": loaded.name,
         "method": identity.method,

@@ -245,8 +245,9 @@ def _ranker(order: Order, model: Model, identity: Identity, faces: list[Any]) ->
     from limner.pipelines.ranking import Likeness
 
     if order.ranker in (None, "own"):
-        return Likeness(model.pipe.embedder, own_embedding(identity))
-    embedder = OnnxEmbedder.load(order.ranker)
+        own: Any = model.pipe.embedder
+        return Likeness(own, own_embedding(identity))
+    embedder = OnnxEmbedder.load(str(order.ranker))
     return Likeness(embedder, fuse(faces, embedder).embedding)
 
 

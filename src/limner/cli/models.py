@@ -111,7 +111,7 @@ def facts(spec: ModelSpec) -> dict[str, Any]:
 
     folder = model_folder(spec)
     ready = (folder / "model_index.json").is_file()
-    files = [
+    files: list[dict[str, Any]] = [
         {
             "component": component, "repo": f.repo, "filename": f.filename, "license": f.license,
             "commercial": f.commercial, "size": f.size, "path": str(f.cached() or "") or None, "by_hand": f.by_hand,

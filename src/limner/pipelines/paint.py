@@ -63,8 +63,8 @@ def default_dials(model: Model, **changes: Any) -> Dials:
         "steps": pipe.config.default_steps,
         "guidance_scale": float(pipe.config.default_guidance),
         "strength": 1.0,
-        "width": pipe.default_size,
-        "height": pipe.default_size,
+        "width": pipe.default_size[1],
+        "height": pipe.default_size[0],
         "scheduler": scheduler_name(pipe.scheduler),
     }
     return Dials.from_dict(values | {k: v for k, v in changes.items() if v is not None})

@@ -64,7 +64,6 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         self.register_to_config(**facts)
         self.vae_scale_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
-        self.default_sample_size = self.unet.config.sample_size
 
     @property
     @abstractmethod
@@ -77,9 +76,11 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         return None
 
     @property
-    def default_size(self) -> int:
-        """Width and height, in pixels, of what is painted when no size is asked for."""
-        return int(self.default_sample_size * self.vae_scale_factor)
+    def default_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of what is painted when no size is asked for: what the UNet was trained at."""
+        places = self.unet.config.sample_size
+        height, width = (places, places) if isinstance(places, int) else places
+        return height * self.vae_scale_factor, width * self.vae_scale_factor
 
     def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
         """As in diffusers, layer by layer; but the method's own models, which read parameters across layers, go to the
@@ -176,7 +177,7 @@ class PortraitPipeline(StableDiffusionXLPipeline):
             WeightsMismatch: an identity or a conditioning of another model.
         """
         # 1. Check what can be checked before any work is done
-        height, width = height or self.default_size, width or self.default_size
+        height, width = height or self.default_size[0], width or self.default_size[1]
         steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
         guidance = self.config.default_guidance if guidance_scale is None else guidance_scale
         self._check_source(prompt, face, identity, conditioning)
