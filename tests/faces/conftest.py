@@ -43,26 +43,18 @@ def found(photos: dict[str, np.ndarray], finder: FaceFinder) -> dict[str, np.nda
     return landmarks
 
 
-GROUP = {
-    "0001_female": (20, 60, 300),
-    "0003_female": (340, 300, 420),
-    "0005_male": (800, 40, 260),
-    "0011_male": (1100, 500, 200),
-    "0013_male": (700, 750, 90),
-    "0007_female": (500, 80, 150),
-}
-"""Left, top and side of each photo in the group picture; 0003_female is the largest and 0013_male the smallest."""
-
-
 @pytest.fixture(scope="session")
-def group(photos: dict[str, np.ndarray]) -> np.ndarray:
-    """Six people in one picture of 1400 × 900."""
-    canvas = np.full((900, 1400, 3), (120, 130, 140), np.uint8)
-    for name, (left, top, side) in GROUP.items():
-        canvas[top : top + side, left : left + side] = cv2.resize(
-            photos[name], (side, side), interpolation=cv2.INTER_AREA
-        )
-    return canvas
+def montage(photos: dict[str, np.ndarray]) -> Callable[[dict[str, tuple[int, int, int]]], np.ndarray]:
+    """{photo: (left, top, side)} → one picture of 1400 × 900 with those photos in it."""
+
+    def paste(places: dict[str, tuple[int, int, int]]) -> np.ndarray:
+        canvas = np.full((900, 1400, 3), (120, 130, 140), np.uint8)
+        for name, (left, top, side) in places.items():
+            small = cv2.resize(photos[name], (side, side), interpolation=cv2.INTER_AREA)
+            canvas[top : top + side, left : left + side] = small
+        return canvas
+
+    return paste
 
 
 @pytest.fixture(scope="session")

@@ -91,13 +91,23 @@ def hostile() -> Iterator[tuple[str, bytes]]:
         head = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
         return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
-    for width, height in ((2**31 - 1, 2**31 - 1), (100_000, 100_000), (2**31 - 1, 1), (60_000, 1_000), (0, 0), (7_000, 7_000)):
+    for width, height in (
+        (2**31 - 1, 2**31 - 1),
+        (100_000, 100_000),
+        (2**31 - 1, 1),
+        (60_000, 1_000),
+        (0, 0),
+        (7_000, 7_000),
+    ):
         yield f"PNG {width} × {height}", png(width, height, zlib.compress(b"\0" * 1000))
     yield "PNG bomb within the limit", png(7_000, 7_000, zlib.compress(b"\0" * (7_000 * (1 + 7_000 * 3))))
     yield "PNG bomb beyond it", png(20_000, 20_000, zlib.compress(b"\0" * 10_000_000), color=0)
     yield "PNG one row", png(50_000_000, 1, zlib.compress(b"\0" * 50_000_001), color=0)
     yield "GIF 65535²", b"GIF89a" + struct.pack("<HH", 65535, 65535) + b"\xf7\0\0" + b"\0" * 800
-    yield "BMP huge", b"BM" + struct.pack("<IIIIiiHHIIiiII", 60, 0, 54, 40, 2**30, 2**30, 1, 24, 0, 0, 0, 0, 0, 0) + b"\0" * 9
+    yield (
+        "BMP huge",
+        b"BM" + struct.pack("<IIIIiiHHIIiiII", 60, 0, 54, 40, 2**30, 2**30, 1, 24, 0, 0, 0, 0, 0, 0) + b"\0" * 9,
+    )
     yield "PPM huge", b"P6 60000 60000 255\n" + b"\0" * 99
     yield "PPM endless number", b"P6 " + b"9" * 5000 + b" 1 255\n"
     frame = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, 65500, 65500, 3) + bytes((1, 17, 0, 2, 17, 0, 3, 17, 0))
@@ -107,7 +117,16 @@ def hostile() -> Iterator[tuple[str, bytes]]:
     yield "JPEG of a thousand scans", b"\xff\xd8" + frame + scan * 1000 + b"\xff\xd9"
     body = b"VP8X" + struct.pack("<I", 10) + b"\x02\0\0\0" + b"\xfe\x3f\0" * 2
     yield "WebP 16383²", b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
-    tags = [(256, 4, 10**6), (257, 4, 10**6), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (278, 4, 10**6), (279, 4, 8)]
+    tags = [
+        (256, 4, 10**6),
+        (257, 4, 10**6),
+        (258, 3, 8),
+        (259, 3, 1),
+        (262, 3, 1),
+        (273, 4, 8),
+        (278, 4, 10**6),
+        (279, 4, 8),
+    ]
     entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
     yield "TIFF 10⁶ × 10⁶", b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + entries + b"\0" * 4
     loop = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", 0) + struct.pack("<I", 8)

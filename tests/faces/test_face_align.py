@@ -9,8 +9,18 @@ import pytest
 from limner.errors import FaceError
 from limner.faces import DetectedFace, align_face, head_crop, put_back
 from limner.faces.align import (
-    ARCFACE_112, HEAD_ZOOM, box_similarity, invert, scale_of, shrink, similarity, template, transform, usual_box, warp,
-)  # fmt: skip
+    ARCFACE_112,
+    HEAD_ZOOM,
+    box_similarity,
+    invert,
+    scale_of,
+    shrink,
+    similarity,
+    template,
+    transform,
+    usual_box,
+    warp,
+)
 
 
 def smooth_picture(height: int, width: int) -> np.ndarray:

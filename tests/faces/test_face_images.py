@@ -116,7 +116,8 @@ def test_what_is_no_picture_says_so(tmp_path: Path, rgb: np.ndarray) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     for name, word in (
         ("missing.png", "does not exist"), ("empty.png", "empty"), ("text.jpg", "not a picture"), (".", "folder"),
-        ("cut.png", "damaged"), ("pipe.png", "regular file"), ("script.eps", "not a picture"), ("a\0b", "does not exist"),
+        ("cut.png", "damaged"), ("pipe.png", "regular file"), ("script.eps", "not a picture"),
+        ("a\0b", "does not exist"),
     ):  # fmt: skip
         with pytest.raises(UnreadableImage, match=word) as caught:
             load_image(tmp_path / name)
