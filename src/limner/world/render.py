@@ -70,7 +70,7 @@ class Picture:
         mask: (H, W) uint8, indices into `MASKS`.
         depth: (H, W) float32 distance from the camera in head units (about 12 cm), inf for the background.
         landmarks: (5, 2) float64 in the order of `limner.types.LANDMARKS`, on the surface of the skin.
-        visible: (5,) bool, whether nothing stands before each landmark.
+        visible: (5,) bool, whether each landmark is seen: no hair, frame, lens or other part of the face before it.
         box: (x0, y0, x1, y1) of the face, forehead to chin.
     """
 
@@ -114,7 +114,7 @@ def render(sitter: Sitter, view: View, size: int = 128) -> Picture:
         mask=layers,
         depth=np.where(depth >= EMPTY, np.inf, depth).astype(np.float32),
         landmarks=landmarks,
-        visible=_visible(landmarks, distance, samples.depth),
+        visible=_visible(landmarks, distance, samples),
         box=(*map(float, box_points.min(0)), *map(float, box_points.max(0))),  # type: ignore[arg-type]
         sitter=sitter,
         view=view,
@@ -363,7 +363,7 @@ def _materials(sitter: Sitter, view: View) -> Array:
         (shading.SOLID, hat, hat2, hat_pattern, shiny, 24.0 if shiny > 0.1 else 9.0),
         (shading.SOLID, hat2, hat, hat2_pattern, max(shiny, 0.10), 20.0),
         (shading.SOLID, frame, frame, shading.PLAIN, 0.6, 40.0),
-        (shading.LENS, (0.012, 0.012, 0.016), (0, 0, 0), shading.PLAIN, 0.9, 30.0),
+        (shading.LENS, (0.010, 0.010, 0.013), (0, 0, 0), shading.PLAIN, 0.5, 120.0),
     )
     table = np.asarray([(kind, *a, *b, pattern, s, g) for kind, a, b, pattern, s, g in rows], float)
     if view.headwear == "police":
@@ -428,10 +428,10 @@ def _face_points(points: Array) -> Array:
     return p[(p[:, 2] > 0.12) & (p[:, 1] < 0.60) & (np.abs(p[:, 0]) < 0.62)]
 
 
-def _visible(landmarks: Array, distance: Array, depth: Array) -> Array:
-    """(5,) whether each landmark lies on the canvas with nothing more than a hair's breadth before it."""
+def _visible(landmarks: Array, distance: Array, samples: _Samples) -> Array:
+    """(5,) whether each landmark lies on the canvas, on skin, and on the skin that is seen there."""
     at = np.floor(landmarks * SAMPLES).astype(int)
-    n = depth.shape[0]
+    n = samples.depth.shape[0]
     inside = ((at >= 0) & (at < n)).all(1)
     x, y = np.clip(at, 0, n - 1).T
-    return inside & (depth[y, x] > distance - 0.06)
+    return inside & (samples.material[y, x] == _FACE) & (samples.depth[y, x] > distance - 0.08)
