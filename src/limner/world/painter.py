@@ -26,7 +26,7 @@ def orientation(image: np.ndarray, sigma: float, seed: int) -> np.ndarray:
     gx, gy = (cv2.Sobel(gray, cv2.CV_32F, i, 1 - i, scale=1 / 8) for i in (1, 0))
     tensor = cv2.GaussianBlur(np.dstack((gx * gx - gy * gy, 2 * gx * gy)), (0, 0), sigma)
     free = (np.random.default_rng(seed).random((3, 3, 2), np.float32) - np.float32(0.5)) * np.float32(14)
-    tensor += cv2.resize(free, gray.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    tensor = cv2.add(tensor, cv2.resize(free, gray.shape[::-1], interpolation=cv2.INTER_CUBIC))
     return cv2.phase(tensor[..., 0], tensor[..., 1]) * np.float32(0.5) + np.float32(math.pi / 2)
 
 

@@ -234,7 +234,7 @@ def garden(c: Canvas, r: Random, mood: str) -> None:
             x = (k + 0.5) / 12
             c.polygon(((x - 0.026, 0.95), (x - 0.026, 0.5), (x, 0.46), (x + 0.026, 0.5), (x + 0.026, 0.95)), "f8f8f4")
         c.bars([(-0.05, y, 1.05, y + 0.035, "ececE6") for y in (0.58, 0.8)])
-    flowers = []
+    flowers: list[tuple[float, float, float, float, float, Ink]] = []
     palette = r.choice(
         (
             ("e8365a", "ff7ab0", "ffffff", "f2c832"),

@@ -7,7 +7,7 @@ from random import Random
 
 import numpy as np
 
-from limner.world.canvas import Canvas, axes, lattice, mix, scale
+from limner.world.canvas import Canvas, Ink, axes, lattice, mix, scale
 
 STUDIO = (
     "8fa3b4", "b9a68c", "7c8a78", "a08a96", "9a9a9e", "c08a6a", "5c7a8c", "b4bcc4", "8c6a72", "56606e", "c9b8a4",
@@ -178,7 +178,7 @@ def library(c: Canvas, r: Random, mood: str) -> None:
     c.px[...] = np.array([v * 0.45 for v in mix(wood, wood, 0)], np.uint8)
     rows = r.choice((4, 5))
     pitch = 1.0 / rows
-    books = []
+    books: list[tuple[float, float, float, float, Ink]] = []
     for k in range(rows):
         foot = (k + 1) * pitch - 0.03
         x = -0.02
