@@ -128,13 +128,16 @@ def test_an_enrolled_person_paints_what_their_photo_paints(studio: Studio, tmp_p
 
 
 def test_best_of_paints_more_and_keeps_few(studio: Studio) -> None:
-    """Noise shows no face, so all candidates are equally bad; which are kept when they differ: test_ranking."""
-    what = ("--face", studio.face, "-p", "a chef", "--seed", "20", "--batch", "3", "--best-of", "5", "-n", "2")
-    best = studio.paint(*what)["pictures"]
-    assert [(p["seed"], p["scores"]) for p in best] == [(20, {"likeness": -1.0}), (21, {"likeness": -1.0})]
-    assert len(list(studio.out.glob("a-chef-*.png"))) == 2
-    assert read_provenance(best[0]["path"]).portrait.scores == {"likeness": -1.0}
-    assert studio.paint("--from", best[1]["path"])["identical"] is True
+    what = ("--face", studio.face, "-p", "a chef", "--seed", "20", "--batch", "3", "--best-of", "4")
+    every = studio.paint(*what, "-n", "4")["pictures"]
+    scores = [p["scores"]["likeness"] for p in every]
+    assert scores == sorted(scores, reverse=True)
+    assert {p["seed"] for p in every} == {20, 21, 22, 23}
+    (best,) = studio.paint(*what)["pictures"]
+    assert (best["seed"], best["scores"]) == (every[0]["seed"], every[0]["scores"])
+    assert len(list(studio.out.glob("a-chef-*.png"))) == 5
+    assert read_provenance(best["path"]).portrait.scores == best["scores"]
+    assert studio.paint("--from", best["path"])["identical"] is True
 
 
 def test_prompts_from_a_file(studio: Studio, tmp_path: Path) -> None:
