@@ -12,9 +12,9 @@ from limner.faces.align import (
     ARCFACE_112,
     HEAD_ZOOM,
     box_similarity,
+    halved,
     invert,
     scale_of,
-    shrink,
     similarity,
     template,
     transform,
@@ -80,12 +80,13 @@ def test_large_faces_do_not_alias() -> None:
     assert np.abs(small[10:-10, 10:-10].astype(int) - 127).max() < 20
 
 
-def test_shrinking_keeps_places() -> None:
-    for width, scale in ((1000, 0.3), (999, 0.13), (7, 0.01), (4001, 0.25)):
+def test_halving_keeps_places() -> None:
+    for width, scale, expected in ((1000, 0.3, 2), (999, 0.13, 4), (7, 0.01, 4), (4001, 0.25, 4), (50, 0.6, 1)):
         image = np.tile(np.linspace(0, 255, width).astype(np.uint8)[None, :, None], (40, 1, 3))
-        small, ratio = shrink(image, scale)
-        assert abs(small.shape[1] - max(1, width * scale)) <= 1
-        centers = (np.arange(small.shape[1]) + 0.5) * ratio[0] - 0.5
+        small, factor = halved(image, scale)
+        assert factor == expected
+        assert small.shape[1] == width // factor
+        centers = (np.arange(small.shape[1]) + 0.5) * factor - 0.5
         assert np.abs(small[0, :, 0] - centers * 255 / (width - 1)).max() < 1.5
 
 

@@ -107,8 +107,8 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int, *, extend: bool = Fal
     Where there is no picture it is black, as in the crops that recognisers were trained on, or with `extend` as the
     picture's border.
 
-    Only the part of the picture that is seen is touched, and it is first shrunk by area where the crop is much smaller
-    than the source, so that nothing aliases.
+    Only the part of the picture that is seen is touched, and it is halved first where the crop is much smaller than
+    the source, so that nothing aliases.
     """
     import cv2
 
@@ -121,9 +121,8 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int, *, extend: bool = Fal
         return np.zeros((size, size, 3), np.uint8)
     matrix = np.hstack([matrix[:, :2], matrix[:, 2:] + matrix[:, :2] @ low[:, None]])
     scale = scale_of(matrix)
-    if scale < 0.5:
-        part, ratio = shrink(part, 2 * scale)
-        matrix = np.hstack([matrix[:, :2] * ratio, matrix[:, 2:]])
+    part, factor = halved(part, scale)
+    matrix = np.hstack([matrix[:, :2] * factor, matrix[:, 2:]])
     half = np.array([[0.5], [0.5]])  # OpenCV counts from pixel centres
     centered = np.hstack([matrix[:, :2], matrix[:, 2:] + matrix[:, :2] @ half - half])
     how = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_LINEAR
@@ -131,27 +130,23 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int, *, extend: bool = Fal
     return cv2.warpAffine(part, centered, (size, size), flags=how, borderMode=border)
 
 
-def shrink(image: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """The picture at about `scale` ≤ 1 of its size, averaged over areas; at least one pixel.
+def halved(image: np.ndarray, scale: float) -> tuple[np.ndarray, int]:
+    """The picture averaged over 2 × 2 pixels as often as it stays at `scale` of its size or larger.
 
-    OpenCV averages exact 2 × 2 blocks ten times faster than any other area, hence the halving first.
+    OpenCV averages exact 2 × 2 blocks ten times faster than any other area; what is left to shrink, a factor under two,
+    bilinear interpolation does without aliasing to speak of.
 
     Returns:
-        the small picture, and how many source pixels one of its pixels is wide and high: (2,).
+        the picture, and how many source pixels one of its pixels is wide.
     """
     import cv2
 
-    height, width = image.shape[:2]
-    target = (max(1, round(width * scale)), max(1, round(height * scale)))
-    ratio = np.ones(2)
-    while image.shape[1] >= 2 * target[0] and image.shape[0] >= 2 * target[1]:
-        h, w = image.shape[0] // 2, image.shape[1] // 2
-        image = cv2.resize(image[: 2 * h, : 2 * w], (w, h), interpolation=cv2.INTER_AREA)
-        ratio *= 2
-    if image.shape[1::-1] != target:
-        ratio *= np.array(image.shape[1::-1]) / target
-        image = cv2.resize(image, target, interpolation=cv2.INTER_AREA)
-    return image, ratio
+    factor = 1
+    while 2 * factor * scale <= 1 and min(image.shape[:2]) >= 2:
+        height, width = image.shape[0] // 2, image.shape[1] // 2
+        image = cv2.resize(image[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
+        factor *= 2
+    return image, factor
 
 
 def put_back(image: np.ndarray, patch: np.ndarray, matrix: np.ndarray, *, feather: float = 0.1) -> np.ndarray:
@@ -178,10 +173,9 @@ def put_back(image: np.ndarray, patch: np.ndarray, matrix: np.ndarray, *, feathe
     result = image.copy()
     if w < 1 or h < 1:
         return result
-    if scale_of(matrix) > 1:  # the patch gets smaller: average it first
-        patch, ratio = shrink(patch, 1 / scale_of(matrix))
-        inverse = np.hstack([inverse[:, :2] * ratio, inverse[:, 2:]])
-        size = patch.shape[0]
+    patch, factor = halved(patch, 1 / scale_of(matrix))
+    inverse = np.hstack([inverse[:, :2] * factor, inverse[:, 2:]])
+    size = patch.shape[0]
     half = np.array([[0.5], [0.5]])
     centered = np.hstack([inverse[:, :2], inverse[:, 2:] - low[:, None] + inverse[:, :2] @ half - half])
     steps = np.clip((np.minimum(np.arange(size), np.arange(size)[::-1]) + 0.5) / max(feather * size, 0.5), 0, 1)

@@ -13,7 +13,7 @@ from typing import ClassVar, Final
 import numpy as np
 
 from limner.errors import ConfigError, WeightsUnavailable
-from limner.faces.align import invert, shrink, similarity, template, transform, usual_box, warp
+from limner.faces.align import halved, invert, similarity, template, transform, usual_box, warp
 
 log = logging.getLogger(__name__)
 
@@ -206,16 +206,23 @@ def _suppressed(faces: list[DetectedFace]) -> list[DetectedFace]:
     return kept
 
 
+def _resized(image: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """The picture with its longest side at `longest` pixels, and how many source pixels one of its pixels is wide and
+    high, (2,)."""
+    import cv2
+
+    scale = longest / max(image.shape[:2])
+    small, factor = halved(image, scale)
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    how = cv2.INTER_LINEAR if scale <= 1 else cv2.INTER_CUBIC
+    return cv2.resize(small, size, interpolation=how), factor * np.array(small.shape[1::-1]) / size
+
+
 def _scan(detector: FaceDetector, image: np.ndarray, longest: int, border: float = 0.0) -> list[DetectedFace]:
     """Scans the picture with its longest side resized to `longest` pixels and a grey border (share of that) around."""
     import cv2
 
-    scale = longest / max(image.shape[:2])
-    if scale <= 1:
-        small, ratio = shrink(image, scale)
-    else:
-        size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-        small, ratio = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.array(image.shape[1::-1]) / size
+    small, ratio = _resized(image, longest)
     pad = round(border * longest)
     if pad:
         small = cv2.copyMakeBorder(small, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=(128, 128, 128))
@@ -225,10 +232,10 @@ def _scan(detector: FaceDetector, image: np.ndarray, longest: int, border: float
 def _at_levels(detector: FaceDetector, image: np.ndarray) -> list[DetectedFace]:
     first, *rest = detector.levels
     longest = max(image.shape[:2])
-    sizes = [first, *(min(level, longest) for level in rest if longest > first)]
-    base, ratio = shrink(image, min(1.0, max(sizes) / longest))
-    faces = [face for size in sorted(set(sizes)) for face in _scan(detector, base, size)]
-    return [face.moved(ratio, np.zeros(2)) for face in faces]
+    sizes = sorted({first, *(min(level, longest) for level in rest if longest > first)})
+    base, factor = halved(image, sizes[-1] / longest)
+    faces = [face for size in sizes for face in _scan(detector, base, size)]
+    return [face.moved(np.full(2, float(factor)), np.zeros(2)) for face in faces]
 
 
 def _with_border(detector: FaceDetector, image: np.ndarray) -> list[DetectedFace]:
@@ -241,7 +248,7 @@ def _magnified(detector: FaceDetector, image: np.ndarray) -> list[DetectedFace]:
 
 def _on_its_side(detector: FaceDetector, image: np.ndarray) -> list[DetectedFace]:
     """Turned by a quarter to either side, and upside down."""
-    base, ratio = shrink(image, min(1.0, detector.levels[-1] / max(image.shape[:2])))
+    base, ratio = _resized(image, min(detector.levels[-1], max(image.shape[:2])))
     height, width = base.shape[:2]
     faces = []
     for quarters, back in (
@@ -251,9 +258,9 @@ def _on_its_side(detector: FaceDetector, image: np.ndarray) -> list[DetectedFace
     ):
         for face in detector.scan(np.ascontiguousarray(np.rot90(base, quarters))):
             ends = transform(np.reshape(face.box, (2, 2)), back)
-            box = (*ends.min(0).tolist(), *ends.max(0).tolist())
+            x0, y0, x1, y1 = np.hstack([ends.min(0), ends.max(0)]).tolist()
             points = None if face.landmarks is None else transform(face.landmarks, back)
-            faces.append(DetectedFace(box, face.score, points).moved(ratio, np.zeros(2)))
+            faces.append(DetectedFace((x0, y0, x1, y1), face.score, points).moved(ratio, np.zeros(2)))
     return faces
 
 

@@ -36,7 +36,7 @@ class InsightFace(FaceDetector):
     name = "insightface"
     license = BUFFALO.license
     commercial = False
-    levels = (320, 1024)
+    levels = (320, 832)
     last_level = 2048
 
     def __init__(self, model: Any) -> None:

@@ -37,7 +37,7 @@ class YuNet(FaceDetector):
 
     name = "yunet"
     license = "MIT"
-    levels = (160, 320, 1024)
+    levels = (160, 320, 832)
     last_level = 2048
 
     def __init__(self, path: Path) -> None:
