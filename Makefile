@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
+EXTRAS := dev
 STAMP  := $(VENV)/.installed
 
 .PHONY: demo test lint bench install clean
@@ -11,7 +12,8 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check torch -c constraints.txt
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[$(EXTRAS)]' -c constraints.txt
+	$(BIN)/limner world sample --identities 1 --size 64 --out $(VENV)/first.png  # compiles the renderer once
 	touch $@
 
 demo: $(STAMP)

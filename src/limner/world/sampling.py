@@ -195,7 +195,7 @@ def _facial_hair(sitter: Sitter, r: Random) -> str:
 def _eyewear(v: dict[str, Any], sitter: Sitter, r: Random) -> None:
     chance, frame = r.random(), r.getrandbits(16)
     sunny = 0.16 if v["scene"] in ("beach", "desert", "snow") else 0.06
-    sunny *= 1.0 if v["style"] == "photo" else 0.5  # a painted face behind dark lenses is hard to make out
+    sunny *= 1.0 if v["style"] == "photo" else 0.25  # a painted face behind dark lenses is hard to make out
     glasses = OWN_GLASSES if sitter.glasses else 0.09
     if "eyewear" not in v:
         v["eyewear"] = EYEWEAR[2] if chance < sunny else EYEWEAR[1] if chance < sunny + glasses else EYEWEAR[0]
