@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -26,13 +26,13 @@ def test_shown_commands_parse(page: Path) -> None:
     for line in shown(page):
         words = shlex.split(line.split("  #")[0])[1:]
         words = words[: next((i for i, w in enumerate(words) if w in ("|", ">", "&&")), len(words))]
-        command: click.Command = typer.main.get_command(build_app())
-        while isinstance(command, click.Group) and words and words[0] in command.commands:
+        command: Any = typer.main.get_command(build_app())
+        while words and words[0] in getattr(command, "commands", {}):
             command = command.commands[words.pop(0)]
         known = {name for p in command.params for name in (*p.opts, *p.secondary_opts)} | {"--help", "-h"}
         used = {w.split("=")[0] for w in words if w.startswith("-") and not w.lstrip("-")[:1].isdigit()}
         assert used <= known, f"{page.name}: `{line}` uses {sorted(used - known)}"
-        assert not isinstance(command, click.Group) or used, f"{page.name}: `{line}` names no command"
+        assert used or not hasattr(command, "commands"), f"{page.name}: `{line}` names no command"
 
 
 def test_the_readme_shows_both_commands_and_its_picture() -> None:
