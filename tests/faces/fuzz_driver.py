@@ -25,9 +25,7 @@ from PIL import Image
 from limner.errors import LimnerError
 from limner.faces import FaceFinder, load_image
 
-KINDS = {
-    "JPEG": {}, "MPO": {}, "PNG": {}, "WEBP": {}, "AVIF": {}, "TIFF": {}, "BMP": {}, "GIF": {}, "PPM": {},
-}  # fmt: skip
+KINDS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")
 
 
 def seeds() -> dict[str, bytes]:
@@ -43,7 +41,8 @@ def seeds() -> dict[str, bytes]:
         source.save(buffer, kind, **options)
         return buffer.getvalue()
 
-    files = {kind: encode(picture, kind) for kind in KINDS}
+    Image.init()
+    files = {kind: encode(picture, kind) for kind in KINDS if kind in Image.SAVE}  # old Pillows know no AVIF
     files |= {
         f"TIFF {name}": encode(picture, "TIFF", compression=name) for name in ("tiff_lzw", "tiff_adobe_deflate", "jpeg")
     }

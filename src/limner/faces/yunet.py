@@ -6,7 +6,9 @@ model zoo.
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -43,12 +45,8 @@ class YuNet(FaceDetector):
     def __init__(self, path: Path) -> None:
         import cv2
 
-        level = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV 5 warns of a default it chose
-        try:
+        with _quiet():
             self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), _MIN_SCORE, 0.3, 500)
-        finally:
-            cv2.utils.logging.setLogLevel(level)
         self._lock = threading.Lock()  # the input size is state of the net
 
     @classmethod
@@ -77,3 +75,19 @@ class YuNet(FaceDetector):
 
 
 _MIN_SCORE: Final = 0.6
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without OpenCV 5's warning about a default of its own; older versions neither warn nor have this module."""
+    import cv2
+
+    log = getattr(cv2.utils, "logging", None)
+    level = log.getLogLevel() if log else None
+    if log:
+        log.setLogLevel(log.LOG_LEVEL_ERROR)
+    try:
+        yield
+    finally:
+        if log:
+            log.setLogLevel(level)
