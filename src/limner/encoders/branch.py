@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from limner.encoders.config import BranchConfig
+from limner.encoders.config import BranchConfig, FaceViTConfig, FuserConfig
 from limner.encoders.face_vit import FaceTokens, FaceViT
 from limner.encoders.fuser import Fuser
 from limner.encoders.text_tower import TextTower
@@ -30,7 +30,34 @@ class Encoded(NamedTuple):
     face_feature: Tensor
 
 
-class FaceCLIPBranch(TextTower):
+class FusingModule(nn.Module):
+    """What reads a face into text, whatever the text tower: projections and fuser, under their published keys.
+
+    Attributes:
+        face_encoder: built by the subclass before `_build_fusion`.
+    """
+
+    face_encoder: FaceViT
+
+    def _build_fusion(self, width: int, face: FaceViTConfig, fuser: FuserConfig) -> None:
+        """Adds the parts; `width` is the text tower's."""
+        self.face_patch_proj = nn.Linear(face.width, width)
+        self.face_pos_proj = nn.Linear(face.width, width)
+        self.text_embed_proj = nn.Linear(width, width)
+        self.text_pos_proj = nn.Linear(width, width)
+        self.fuser = Fuser(width, fuser)
+
+    def fuse(self, text: Tensor, positions: Tensor, faces: FaceTokens) -> Tensor:
+        """The fused text stream (B, T, C) of text tokens (B, T, C) with positions (T, C), and faces (batch B or 1)."""
+        return self.fuser(
+            self.face_patch_proj(faces.patch_tokens),
+            self.text_embed_proj(text),
+            self.face_pos_proj(self.face_encoder.pos_embed[0]),
+            self.text_pos_proj(positions),
+        )
+
+
+class FaceCLIPBranch(FusingModule, TextTower):
     """A text tower that reads a face (arXiv 2504.14202, section 3); attribute names are the published keys.
 
     It *is* a text tower, with additions, because that is how the published keys are laid out.
@@ -44,11 +71,7 @@ class FaceCLIPBranch(TextTower):
         self.logit_bias = nn.Parameter(torch.tensor(-10.0))
         self.face_encoder = FaceViT(face)
         self.proj1 = nn.Linear(face.output, width)
-        self.face_patch_proj = nn.Linear(face.width, width)
-        self.face_pos_proj = nn.Linear(face.width, width)
-        self.text_embed_proj = nn.Linear(width, width)
-        self.text_pos_proj = nn.Linear(width, width)
-        self.fuser = Fuser(width, config.fuser)
+        self._build_fusion(width, face, config.fuser)
 
     def freeze_towers(self) -> None:
         """Leaves only projections, fuser, scale and bias to be trained, as in multi-modal alignment."""
@@ -67,10 +90,5 @@ class FaceCLIPBranch(TextTower):
             position: of the identity word.
         """
         text = self.encode_text(ids, self.proj1(faces.class_token), position, amount)
-        fused = self.fuser(
-            self.face_patch_proj(faces.patch_tokens),
-            self.text_embed_proj(text.tokens),
-            self.face_pos_proj(self.face_encoder.pos_embed[0]),
-            self.text_pos_proj(self.positional_embedding[: ids.shape[1]]),
-        )
+        fused = self.fuse(text.tokens, self.positional_embedding[: ids.shape[1]], faces)
         return Encoded(fused, text.pooled, text.feature, faces.class_token.expand(len(ids), -1))

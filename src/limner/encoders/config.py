@@ -79,8 +79,8 @@ class FuserConfig(Config):
 
     Attributes:
         depth: layers.
-        heads: of the deformable face attention.
-        points: sampled per query and head.
+        heads: of the face attention.
+        points: sampled per query and head by a deformable face attention; 0 makes it an ordinary one (FaceT5).
         feedforward: channels of the face stream's feed-forward part.
         gain: initial value of the cross attention's per-channel gains.
     """
@@ -94,7 +94,7 @@ class FuserConfig(Config):
     def validate(self) -> None:
         self.check(self.depth >= 1, "depth", "at least 1")
         self.check(self.heads >= 2 and self.heads % 2 == 0, "heads", "an even number")
-        self.check(self.points >= 1, "points", "at least 1")
+        self.check(self.points >= 0, "points", "0 (ordinary attention) or more")
         self.check(self.feedforward % self.heads == 0, "feedforward", f"a multiple of heads ({self.heads})")
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from limner.encoders.branch import Encoded, FaceCLIPBranch
 from limner.encoders.checkpoint import write_safetensors
 from limner.encoders.config import PRESETS, FaceCLIPConfig, preset
-from limner.encoders.face_vit import FaceTokens, FaceViT, check_images, fuse_faces, mix_faces, place_faces
+from limner.encoders.enrolling import EnrollingEncoder
+from limner.encoders.face_vit import FaceTokens, FaceViT, check_images, fuse_faces, place_faces
 from limner.encoders.published import demand_layout, infer_config, shapes_of, strip_prefix
 from limner.encoders.tokenizer import (
     IDENTITY_PREFIX,
@@ -43,14 +44,13 @@ FILE = "model.safetensors"
 METADATA = "limner.faceclip"
 
 
-class FaceCLIPEncoder(ModelMixin):
+class FaceCLIPEncoder(EnrollingEncoder, ModelMixin):
     """One or more branches side by side: their tokens are joined on channels, the last one gives everything else.
 
     A diffusers model as far as pipelines need one: they save, load, move and offload it.
 
     A face is *enrolled* once (`enroll`) and then painted with any number of prompts (`encode_identity`); `encode` does
-    both at once. The face encoders stay in evaluation mode whatever `train` says: they are frozen in every training
-    of the whole.
+    both at once.
 
     Args:
         config: sizes; one of `PRESETS` or of one's own.
@@ -67,7 +67,6 @@ class FaceCLIPEncoder(ModelMixin):
         if config.shared_face:
             self._share_face()
         self.tokenizer = tokenizer
-        self._null: tuple[Any, list[FaceTokens]] | None = None
         self.train()
 
     @property
@@ -87,22 +86,6 @@ class FaceCLIPEncoder(ModelMixin):
         """The face encoders: one if it is shared, else one per branch."""
         branches = [cast(FaceCLIPBranch, b) for b in self.branches]
         return [b.face_encoder for b in (branches[:1] if self.config.shared_face else branches)]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights."""
-        return self.faces[0].pos_embed.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.faces[0].pos_embed.device
-
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        for face in self.faces:
-            face.eval()
-        return self
 
     # --- encoding -------------------------------------------------------------------------------------------------
 
@@ -145,21 +128,6 @@ class FaceCLIPEncoder(ModelMixin):
 
     @torch.no_grad()
     @apply_forward_hook
-    def enroll(self, images: Tensor, weights: Sequence[float] | None = None) -> dict[str, Tensor]:
-        """What is kept of one person: for face encoder i, `class_token.i` (D) and `patch_tokens.i` (N, W).
-
-        Args:
-            images: (R, 3, H, W) in [0, 1]: aligned faces of the same person.
-            weights: of the R pictures; equal if None. How they are fused: `fuse_faces`.
-        """
-        kept = {}
-        for i, tokens in enumerate(self._see(check_images(images))):
-            fused = fuse_faces(tokens, weights)
-            kept[f"class_token.{i}"], kept[f"patch_tokens.{i}"] = fused.class_token[0], fused.patch_tokens[0]
-        return kept
-
-    @torch.no_grad()
-    @apply_forward_hook
     def encode_identity(
         self, identity: Mapping[str, Tensor] | None, prompts: Sequence[str], strength: float = 1.0
     ) -> Encoded:
@@ -178,14 +146,8 @@ class FaceCLIPEncoder(ModelMixin):
             WeightsMismatch: an identity of other shapes.
             ConfigError: strength outside [0, 1].
         """
-        if not 0 <= strength <= 1:
-            raise ConfigError(f"strength is {strength!r}; allowed: 0 to 1.")
-        count = len(_check_prompts(prompts))
-        with_face = torch.full((count,), identity is not None and strength > 0)
-        faces = self.null_faces() if identity is None or strength < 1 else []
-        if identity is not None and strength > 0:
-            person = self._recall(identity)
-            faces = person if strength == 1 else [mix_faces(n, p, strength) for n, p in zip(faces, person, strict=True)]
+        faces = self._person(identity, strength)
+        with_face = torch.full((len(_check_prompts(prompts)),), identity is not None and strength > 0)
         return self(self.tokenize(prompts, with_face), faces, with_face.to(self.dtype) * strength)
 
     def forward(self, ids: Tensor, faces: Sequence[FaceTokens], amount: Tensor) -> Encoded:
@@ -209,29 +171,6 @@ class FaceCLIPEncoder(ModelMixin):
             )
         texts = [IDENTITY_PREFIX + p if f else p for p, f in zip(prompts, with_face.tolist(), strict=True)]
         return encode_prompts(self.tokenizer, texts, self.config.context)
-
-    @torch.no_grad()
-    def null_faces(self) -> list[FaceTokens]:
-        """The all-zero picture as every face encoder sees it, batch 1; kept until their weights change or move."""
-        state = tuple(
-            (t.data_ptr(), t._version, t.device, t.dtype) for f in self.faces for t in (*f.parameters(), *f.buffers())
-        )
-        if self._null is None or self._null[0] != state:
-            size = self.config.branches[0].face.image_size
-            self._null = (state, self._see(torch.zeros(1, 3, size, size)))
-        return self._null[1]
-
-    def _see(self, images: Tensor) -> list[FaceTokens]:
-        return [face(images.to(self.device)) for face in self.faces]
-
-    def _recall(self, identity: Mapping[str, Tensor]) -> list[FaceTokens]:
-        expected: dict[str, tuple[int, ...]] = {}
-        for i, face in enumerate(self.faces):
-            expected[f"class_token.{i}"] = (face.config.output,)
-            expected[f"patch_tokens.{i}"] = (face.config.grid**2, face.config.width)
-        demand_layout(expected, {k: tuple(identity[k].shape) for k in identity if k in expected}, "Identity")
-        ready = {k: identity[k][None].to(self.device, self.dtype) for k in expected}
-        return [FaceTokens(ready[f"class_token.{i}"], ready[f"patch_tokens.{i}"]) for i in range(len(self.faces))]
 
     # --- files ----------------------------------------------------------------------------------------------------
 

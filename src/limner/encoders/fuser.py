@@ -13,7 +13,7 @@ from limner.encoders.config import FuserConfig
 
 
 class Fuser(nn.Module):
-    """Layers of dual cross attention, text self-attention and deformable face self-attention.
+    """Layers of dual cross attention, text self-attention and (deformable, in FaceCLIP) face self-attention.
 
     Args:
         width: channels of both streams.
@@ -31,7 +31,7 @@ class Fuser(nn.Module):
         """The fused text stream (B, T, C).
 
         Args:
-            face: (B, N, C) with N a square number; text: (B, T, C).
+            face: (B, N, C), with N a square number where the face attention is deformable; text: (B, T, C).
             face_positions, text_positions: (N, C) and (T, C), added to queries (and keys) of the self-attentions.
         """
         return self.encoder(face, text, face_positions, text_positions)
@@ -117,11 +117,12 @@ class TextLayer(nn.Module):
 
 
 class FaceLayer(nn.Module):
-    """Post-norm deformable self-attention and feed-forward part of the face stream (Zhu et al. 2021)."""
+    """Post-norm self-attention and feed-forward part of the face stream: deformable (Zhu et al. 2021), or with
+    `points` 0 (FaceT5) an ordinary one."""
 
     def __init__(self, width: int, heads: int, points: int, feedforward: int) -> None:
         super().__init__()
-        self.self_attn = DeformableAttention(width, heads, points)
+        self.self_attn = DeformableAttention(width, heads, points) if points else PackedAttention(width, heads)
         self.norm1 = nn.LayerNorm(width)
         self.linear1 = nn.Linear(width, feedforward)
         self.linear2 = nn.Linear(feedforward, width)
