@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from limner.errors import ConfigError, CorruptData, OutputConflict, StorageError
+from limner.training.folder import locked
 from limner.training.loop import Trainer
 from limner.training.tasks import load_training
 
@@ -42,7 +43,7 @@ def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
 
 
 def test_killed_five_times_gives_the_same_bits(write_recipe: Write, tmp_path: Path) -> None:
-    recipe = write_recipe(loop={"steps": 60}, run={"checkpoint_every": 5, "log_every": 1})
+    recipe = write_recipe(loop={"steps": 36}, run={"checkpoint_every": 4, "log_every": 1})
     driver = Path(__file__).with_name("kill_driver.py")
     command = [sys.executable, str(driver), str(recipe), str(tmp_path / "smooth"), str(tmp_path / "broken")]
     run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -50,7 +51,7 @@ def test_killed_five_times_gives_the_same_bits(write_recipe: Write, tmp_path: Pa
     told = json.loads(run.stdout.splitlines()[-1])
     assert len(told["checkpoints"]) == 5
     assert max(told["checkpoints"]) > 0, "no kill fell after a checkpoint, so nothing was resumed"
-    assert_equal(state(tmp_path / "smooth", 60), state(tmp_path / "broken", 60))
+    assert_equal(state(tmp_path / "smooth", 36), state(tmp_path / "broken", 36))
     weights = [load_file(next((tmp_path / n / "weights").glob("*.safetensors"))) for n in ("smooth", "broken")]
     assert_equal(*weights)
     lines = [json.loads(x) for x in (tmp_path / "broken" / "log.jsonl").read_text().splitlines()]
@@ -103,6 +104,32 @@ def test_the_command_line_stops_on_a_signal(write_recipe: Write, tmp_path: Path)
     assert child.returncode == 143, told
     assert "The same command goes on from there" in told
     assert len(list((out / "checkpoints").iterdir())) == 1
+
+
+def test_a_finished_training_is_left_alone(write_recipe: Write, tmp_path: Path) -> None:
+    recipe = write_recipe(loop={"steps": 2})
+    first = train(recipe, tmp_path / "a")
+    written = (tmp_path / "a" / "results.json").stat().st_mtime_ns
+    again = train(recipe, tmp_path / "a")
+    assert again == first
+    assert (tmp_path / "a" / "results.json").stat().st_mtime_ns == written
+
+
+def test_two_trainings_do_not_share_a_folder(write_recipe: Write, tmp_path: Path) -> None:
+    recipe = write_recipe(loop={"steps": 2})
+    trainer = Trainer(*load_training(recipe), tmp_path / "a")
+    with locked(tmp_path / "a"), pytest.raises(OutputConflict, match="Another process"):
+        trainer.run()
+    assert trainer.run().finished
+
+
+def test_bf16_trains_and_keeps_float32_weights(write_recipe: Write, tmp_path: Path) -> None:
+    full = train(write_recipe(), tmp_path / "a")
+    half = train(write_recipe(loop={"precision": "bf16"}), tmp_path / "b")
+    assert half.metrics["psnr"] == pytest.approx(full.metrics["psnr"], abs=0.5)
+    state_half = state(tmp_path / "b", 12)
+    assert all(v.dtype == torch.float32 for v in state_half.values() if v.is_floating_point())
+    assert any(not torch.equal(v, state_half[k]) for k, v in state(tmp_path / "a", 12).items())
 
 
 def test_only_the_last_checkpoints_stay(write_recipe: Write, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,11 +168,18 @@ def in_processes(
     from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 
     waiting = iter(blocks)
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(function, b): b for b, _ in zip(waiting, range(2 * workers), strict=False)}
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts_to_the_parent)
+    try:
+        running = {pool.submit(function, b): b for b in itertools.islice(waiting, 2 * workers)}
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(future), future.result()
-                for b in waiting:
+                for b in itertools.islice(waiting, 1):
                     running[pool.submit(function, b)] = b
-                    break
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

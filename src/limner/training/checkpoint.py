@@ -45,9 +45,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
         for file in [p for p in temporary.rglob("*") if p.is_file()]:
             with file.open("rb") as f:
                 os.fsync(f.fileno())
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
+        discard(path)
+        temporary.rename(path)
     except (OSError, SafetensorError) as e:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StorageError(
@@ -56,6 +55,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def discard(path: Path) -> None:
+    """Removes a folder, if it is there, so that no half of it is ever seen under its name."""
+    trash = path.with_name(f".{path.name}.old")
+    shutil.rmtree(trash, ignore_errors=True)
+    if path.exists():
+        path.rename(trash)
+        shutil.rmtree(trash)
 
 
 class Checkpoints:
@@ -111,7 +119,7 @@ class Checkpoints:
             text = json.dumps(state, indent=1)
             (folder / "state.json").write_text(text, encoding="utf-8")
         for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.path(old))
+            discard(self.path(old))
 
     def load(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None) -> dict[str, Any]:
         """Puts a checkpoint into model, optimizer and average; returns the state that was saved with it.

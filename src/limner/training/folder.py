@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+
 from limner.errors import OutputConflict, StorageError
 from limner.training.recipe import Recipe, first_difference
+from limner.types import write_atomic
 
 
 def claim_folder(out: Path, recipe: Recipe) -> None:
@@ -33,9 +36,9 @@ def claim_folder(out: Path, recipe: Recipe) -> None:
         raise OutputConflict(f"{out} is not empty and holds no training.", "Choose another folder with --out.")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        recipe.save(path)
     except OSError as e:
-        raise StorageError(f"Cannot write {path}: {e.strerror or e}.", "Choose another folder with --out.") from e
+        raise StorageError(f"Cannot make {out}: {e.strerror or e}.", "Choose another folder with --out.") from e
+    write_atomic(path, yaml.safe_dump(recipe.to_dict(), sort_keys=False).encode())
 
 
 @contextmanager

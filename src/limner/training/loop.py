@@ -22,7 +22,7 @@ from limner.training.ema import Ema
 from limner.training.folder import claim_folder, locked
 from limner.training.progress import Reporter, counting, silent
 from limner.training.recipe import Loop, Recipe
-from limner.training.results import write_results
+from limner.training.results import is_finished, write_results
 from limner.training.stop import Stop
 from limner.training.task import Task
 
@@ -68,9 +68,11 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, build: Any, out: Path) -> None:
         from accelerate import Accelerator, InitProcessGroupKwargs
+        from accelerate.state import AcceleratorState
 
         self.recipe, self.loop, self.run_config, self.out = recipe, recipe.loop, recipe.run, out
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+        AcceleratorState._reset_state()  # an earlier training of this process may have had another precision
         no_accelerator = not torch.accelerator.is_available()
         self.accelerator = Accelerator(
             mixed_precision=self.loop.precision, cpu=no_accelerator, kwargs_handlers=[patience]
@@ -96,7 +98,7 @@ class Trainer:
         """Trains to the end, a signal or the limit of minutes, from the last checkpoint if there is one.
 
         Args:
-            minutes: wall-clock limit; a checkpoint is written before leaving.
+            minutes: wall-clock limit, from now; a checkpoint is written before leaving.
             resume: step of an earlier checkpoint to go back to; None takes the last.
 
         Raises:
@@ -106,19 +108,25 @@ class Trainer:
             ConfigError: no checkpoint of that step.
             OutputConflict: another process trains in this folder.
         """
+        stop = Stop(minutes)
         with locked(self.out) if self.main else nullcontext():
-            return self._run(minutes, resume)
+            return self._run(stop, resume)
 
-    def _run(self, minutes: float | None, resume: int | None) -> Outcome:
+    def _run(self, stop: Stop, resume: int | None) -> Outcome:
         with self.accelerator.main_process_first():
             self.task.prepare(counting if self.main else silent)
         start = self._set_up(resume)
+        if start == self.loop.steps and is_finished(self.out):
+            return Outcome(start, True, "", self.metrics, self.out)
         reporter = Reporter(self.out, start, self.loop.steps, self.loop.batch_size, quiet=not self.main)
-        with Stop(minutes) as stop, reporter as self.reporter:
+        with stop, reporter as self.reporter:
             if start:
                 self.reporter.line(f"resumed from step {start}")
             step, reason = self._steps(start, stop)
-            self._save(step)
+            with reporter.pause():
+                if step == self.loop.steps:
+                    self._validate(step)
+                self._save(step)
             if step == self.loop.steps:
                 self._finish(step)
             elif self.main:
@@ -267,9 +275,8 @@ class Trainer:
 
     @torch.no_grad()
     def _finish(self, step: int) -> None:
-        """Validates, samples and exports the final, averaged weights, and writes results.json."""
+        """Samples and exports the final, averaged weights, and writes results.json."""
         with self.reporter.pause():
-            self._validate(step)
             self._sheet(step)
             if self.main:
                 self.task.model.eval()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from limner.errors import StorageError
+from limner.types import write_atomic
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -181,7 +182,7 @@ def _forget_after(path: Path, step: int) -> None:
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        path.write_text("".join(kept), encoding="utf-8")
+        write_atomic(path, "".join(kept).encode())
 
 
 def _storage(out: Path, error: OSError) -> StorageError:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limner import __version__
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
     from limner.training.loop import Trainer
 
 LIBRARIES = ("torch", "accelerate", "diffusers", "transformers", "numpy")
+
+
+def is_finished(out: Path) -> bool:
+    """Whether the training in this folder has been carried to its end and its weights are there."""
+    try:
+        done = json.loads((out / "results.json").read_text(encoding="utf-8"))["finished"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return bool(done) and (out / "weights").is_dir()
 
 
 def write_results(trainer: Trainer, step: int, stopped: str) -> None:
