@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from limner.encoders.faceclip import Encoded, FaceCLIPEncoder
+from limner.encoders.facet5 import FaceT5Encoder
 from limner.errors import WeightsMismatch
 from limner.methods.base import Method, demand_faces, demand_prompts, demand_strength
 from limner.types import Conditioning, Face, Identity
@@ -36,6 +37,8 @@ class FaceCLIP(Method):
 
     name: ClassVar[str] = "faceclip"
     version: ClassVar[int] = 1
+
+    encoder: FaceCLIPEncoder | FaceT5Encoder
 
     def __init__(self, encoder: FaceCLIPEncoder, tokenizer: Any = None, *, model: str = "") -> None:
         self.encoder = encoder
