@@ -88,7 +88,7 @@ def _size_warnings(size: float, sharp: float, visible: float) -> list[str]:
     if sharp < _BLURRED:
         warnings.append(f"the face is blurred (sharpness {sharp:.2f}); {_BLURRED} or more gives a better likeness")
     if visible < 0.9:
-        warnings.append(f"{1 - visible:.0%} of the face lie outside the picture; take one that shows all of it")
+        warnings.append(f"{1 - visible:.0%} of the face lies outside the picture; take one that shows all of it")
     return warnings
 
 

@@ -74,7 +74,8 @@ class YuNet(FaceDetector):
         ]
 
 
-_MIN_SCORE: Final = 0.6
+_MIN_SCORE: Final = 0.35
+"""Low, for the second look sorts out what is no face."""
 
 
 @contextlib.contextmanager
