@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numba import njit
 
-from limner.world.shape import JIT
+from limner.world.shape import INLINE, JIT
 
 ATTRIBUTES = 10
 """Interpolated per vertex: rest position (3), normal (3), ambient openness (1), position (3); the last two in camera
@@ -57,6 +57,18 @@ def grid_normals(p, out):
             out[i, j, 2] = nz / length
 
 
+@njit(**INLINE)
+def _span(a, b, c, size):
+    """First and last of `size` samples whose centres lie within the extent of three coordinates."""
+    return max(math.ceil(min(a, min(b, c)) - 0.5), 0), min(math.floor(max(a, max(b, c)) - 0.5), size - 1)
+
+
+@njit(**INLINE)
+def _weights(px, py, x1, y1, x2, y2, area):
+    """Barycentric weights of the second and third corner; everything relative to the first."""
+    return (px * y2 - py * x2) / area, (x1 * py - y1 * px) / area
+
+
 @njit(**JIT)
 def rasterise(screen, attributes, shapes, materials, two_sided, depth, material, buffer):
     """Draws every patch into the sample buffers (in place).
@@ -90,18 +102,14 @@ def rasterise(screen, attributes, shapes, materials, two_sided, depth, material,
                     front = area < 0.0
                     if (not front and not two_sided[k]) or abs(area) < 1e-9:
                         continue
-                    left = max(math.ceil(min(x0, min(x1, x2)) - 0.5), 0)
-                    right = min(math.floor(max(x0, max(x1, x2)) - 0.5), width - 1)
-                    top = max(math.ceil(min(y0, min(y1, y2)) - 0.5), 0)
-                    bottom = min(math.floor(max(y0, max(y1, y2)) - 0.5), height - 1)
-                    inverse = 1.0 / area
+                    left, right = _span(x0, x1, x2, width)
+                    top, bottom = _span(y0, y1, y2, height)
                     z0, z1, z2 = screen[i0, 2], screen[i1, 2], screen[i2, 2]
                     for y in range(top, bottom + 1):
                         py = y + 0.5
                         for x in range(left, right + 1):
                             px = x + 0.5
-                            w1 = ((px - x0) * (y2 - y0) - (py - y0) * (x2 - x0)) * inverse
-                            w2 = ((x1 - x0) * (py - y0) - (y1 - y0) * (px - x0)) * inverse
+                            w1, w2 = _weights(px - x0, py - y0, x1 - x0, y1 - y0, x2 - x0, y2 - y0, area)
                             w0 = 1.0 - w1 - w2
                             if w0 < -1e-6 or w1 < -1e-6 or w2 < -1e-6:
                                 continue
@@ -146,17 +154,13 @@ def depth_map(screen, shapes, stride, depth):
                     area = (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0)
                     if abs(area) < 1e-9:
                         continue
-                    left = max(math.ceil(min(x0, min(x1, x2)) - 0.5), 0)
-                    right = min(math.floor(max(x0, max(x1, x2)) - 0.5), width - 1)
-                    top = max(math.ceil(min(y0, min(y1, y2)) - 0.5), 0)
-                    bottom = min(math.floor(max(y0, max(y1, y2)) - 0.5), height - 1)
-                    inverse = 1.0 / area
+                    left, right = _span(x0, x1, x2, width)
+                    top, bottom = _span(y0, y1, y2, height)
                     for y in range(top, bottom + 1):
                         py = y + 0.5
                         for x in range(left, right + 1):
                             px = x + 0.5
-                            w1 = ((px - x0) * (y2 - y0) - (py - y0) * (x2 - x0)) * inverse
-                            w2 = ((x1 - x0) * (py - y0) - (y1 - y0) * (px - x0)) * inverse
+                            w1, w2 = _weights(px - x0, py - y0, x1 - x0, y1 - y0, x2 - x0, y2 - y0, area)
                             w0 = 1.0 - w1 - w2
                             if w0 < -1e-6 or w1 < -1e-6 or w2 < -1e-6:
                                 continue

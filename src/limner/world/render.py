@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 
 from limner.errors import ConfigError
-from limner.world import body, hair, raster, shading, shape, wear
+from limner.world import body, hair, paint, raster, shading, shape, wear
 from limner.world.factors import View
 from limner.world.identity import Sitter, linear
 from limner.world.patches import Array, Patch, smoothstep
@@ -326,12 +326,12 @@ _HAT_COLORS = {
     "headphones": (None, "2a2c30"), "beanie": (None, None), "hat": (None, "241a14"),
 }  # fmt: skip
 _HAT_PATTERNS = {
-    "wizard": shading.STARS, "nurse": shading.CROSS, "police": shading.BADGE, "beanie": shading.RIBS,
-    "hat": shading.WOVEN,
+    "wizard": paint.STARS, "nurse": paint.CROSS, "police": paint.BADGE, "beanie": paint.RIBS,
+    "hat": paint.WOVEN,
 }  # fmt: skip
 _CLOTH_PATTERNS = {
-    "striped": shading.STRIPES, "shirt": shading.BUTTONS, "suit": shading.LAPELS, "chef": shading.DOUBLE_BREASTED,
-    "robe": shading.TRIM, "scrubs": shading.V_NECK, "police": shading.UNIFORM, "firefighter": shading.REFLECTIVE,
+    "striped": paint.STRIPES, "shirt": paint.BUTTONS, "suit": paint.LAPELS, "chef": paint.DOUBLE_BREASTED,
+    "robe": paint.TRIM, "scrubs": paint.V_NECK, "police": paint.UNIFORM, "firefighter": paint.REFLECTIVE,
 }  # fmt: skip
 _CLOTH_COLORS = {
     "chef": ("f4f2ec", "30323a"), "police": ("24365f", "e0b23a"), "firefighter": ("33302b", "4a4640"),
@@ -350,24 +350,24 @@ def _materials(sitter: Sitter, view: View) -> Array:
     rng = np.random.Generator(np.random.Philox(key=[view.eyewear_seed, 0x6C]))
     frame = np.asarray(linear(str(rng.choice(("101012", "101012", "3a2114", "6e1f22", "8a8c90", "b08a3c", "20304f")))))
     shiny = 0.5 if view.headwear in ("crown", "firefighter", "headphones") else 0.05
-    hat_pattern = _HAT_PATTERNS.get(view.headwear, shading.PLAIN)
-    hat2_pattern = shading.RIBS if view.headwear == "beanie" else shading.PLAIN
-    cloth_pattern = _CLOTH_PATTERNS.get(view.clothing, shading.PLAIN)
+    hat_pattern = _HAT_PATTERNS.get(view.headwear, paint.PLAIN)
+    hat2_pattern = paint.RIBS if view.headwear == "beanie" else paint.PLAIN
+    cloth_pattern = _CLOTH_PATTERNS.get(view.clothing, paint.PLAIN)
     rows = (
-        (shading.FACE, sitter.skin_color, (0, 0, 0), shading.PLAIN, 0.15, 14.0),
-        (shading.SKIN, sitter.skin_color, (0, 0, 0), shading.PLAIN, 0.08, 12.0),
-        (shading.CLOTH, cloth, cloth2, cloth_pattern, 0.03, 8.0),
-        (shading.CLOTH, collar, cloth, shading.PLAIN, 0.03, 8.0),
-        (shading.HAIR, view.hair.color, (0, 0, 0), shading.PLAIN, 0.16, 14.0),
-        (shading.BEARD, np.asarray(view.hair.color) * 0.9, (0, 0, 0), shading.PLAIN, 0.05, 8.0),
-        (shading.SOLID, hat, hat2, hat_pattern, shiny, 24.0 if shiny > 0.1 else 9.0),
-        (shading.SOLID, hat2, hat, hat2_pattern, max(shiny, 0.10), 20.0),
-        (shading.SOLID, frame, frame, shading.PLAIN, 0.6, 40.0),
-        (shading.LENS, (0.010, 0.010, 0.013), (0, 0, 0), shading.PLAIN, 0.5, 120.0),
+        (paint.FACE, sitter.skin_color, (0, 0, 0), paint.PLAIN, 0.15, 14.0),
+        (paint.SKIN, sitter.skin_color, (0, 0, 0), paint.PLAIN, 0.08, 12.0),
+        (paint.CLOTH, cloth, cloth2, cloth_pattern, 0.03, 8.0),
+        (paint.CLOTH, collar, cloth, paint.PLAIN, 0.03, 8.0),
+        (paint.HAIR, view.hair.color, (0, 0, 0), paint.PLAIN, 0.16, 14.0),
+        (paint.BEARD, np.asarray(view.hair.color) * 0.9, (0, 0, 0), paint.PLAIN, 0.05, 8.0),
+        (paint.SOLID, hat, hat2, hat_pattern, shiny, 24.0 if shiny > 0.1 else 9.0),
+        (paint.SOLID, hat2, hat, hat2_pattern, max(shiny, 0.10), 20.0),
+        (paint.SOLID, frame, frame, paint.PLAIN, 0.6, 40.0),
+        (paint.LENS, (0.010, 0.010, 0.013), (0, 0, 0), paint.PLAIN, 0.5, 120.0),
     )
     table = np.asarray([(kind, *a, *b, pattern, s, g) for kind, a, b, pattern, s, g in rows], float)
     if view.headwear == "police":
-        table[_HAT, shading.R2 : shading.B2 + 1] = linear("e0b23a")  # the badge, not the visor
+        table[_HAT, paint.R2 : paint.B2 + 1] = linear("e0b23a")  # the badge, not the visor
     return table
 
 
