@@ -18,7 +18,7 @@ import typer
 
 from limner.cli import painting
 from limner.cli.output import print_json, progress
-from limner.cli.painting import AcceptLicense, Choose, Device, DType, Faces, Json, ModelName, Place
+from limner.cli.painting import AcceptLicense, Choose, Device, DType, Faces, Json, Memory, ModelName, Place
 from limner.errors import ConfigError, PromptError
 
 if TYPE_CHECKING:
@@ -78,8 +78,15 @@ def generate(
         bool, typer.Option("--embed-identity/--no-embed-identity", help="Whether PNGs hold the person's numbers.")
     ] = True,
     batch: Annotated[int | None, typer.Option(help="Pictures painted at once; default 4.")] = None,
+    watermark: Annotated[
+        bool | None,
+        typer.Option(
+            "--watermark/--no-watermark", help="Put an invisible mark into the pixels; `limner inspect` finds it."
+        ),
+    ] = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    memory: Memory = "plain",
     accept_license: AcceptLicense = False,
     as_json: Json = False,
 ) -> None:
@@ -87,14 +94,14 @@ def generate(
         face or [], identity, prompt or [], prompts_file, negative, number, best_of, ranker, seed, choose,
         {
             "strength": strength, "guidance_scale": guidance, "steps": steps, "scheduler": scheduler, "batch": batch,
-            **painting.parse_size(size),
+            "watermark": watermark, **painting.parse_size(size),
         },
     )  # fmt: skip
-    talk, place = painting.Talk(as_json), Place(device, dtype, accept_license)
+    talk, place = painting.Talk(as_json), Place(device, dtype, accept_license, memory)
     with talk.truncations():
         if from_ is None:
-            order.check()
-            report = _paint(order, painting.open_model(model, place), out, embed_identity, talk)
+            order.check(memory)
+            report = _paint(order, painting.open_model(model, place), out, embed_identity, talk, memory)
         else:
             report = _paint_again(order, from_, model, place, out, embed_identity, talk)
     if as_json:
@@ -122,8 +129,10 @@ class Order:
     choose: str | None
     dials: dict[str, Any]
 
-    def check(self) -> None:
+    def check(self, memory: str) -> None:
         """Raises what can be raised before a model is loaded: ConfigError, PromptError, UnreadableImage."""
+        from limner.pipelines.memory import memory_mode
+
         if bool(self.photos) == (self.identity is not None):
             given = "both were given" if self.photos else "neither was given"
             raise ConfigError(f"--face or --identity says who is painted; {given}.", "limner generate --face me.jpg …")
@@ -138,6 +147,11 @@ class Order:
             raise ConfigError("--ranker says who chooses, but nothing is chosen without --best-of.")
         if self.ranker not in (None, "own") and not self.photos:
             raise ConfigError(f"--ranker {self.ranker} needs photos; give them with --face.")
+        if self.best_of is not None and self.ranker in (None, "own") and memory_mode(memory).free_encoders:
+            raise ConfigError(
+                f"--memory {memory} frees the encoder, by whose face encoder --best-of chooses.",
+                "Give another judge with --ranker, or another mode.",
+            )
         self.prompts()
         painting.demand_files([*self.photos, *([self.identity] if self.identity else [])])
 
@@ -168,7 +182,8 @@ class Order:
         return list(range(first, first + (self.best_of or self.number or 1)))
 
 
-def _paint(order: Order, model: Model, out: Path, embed: bool, talk: painting.Talk) -> dict[str, Any]:
+def _paint(order: Order, model: Model, out: Path, embed: bool, talk: painting.Talk, memory: str) -> dict[str, Any]:
+    from limner.pipelines.memory import encode_then_free, memory_mode
     from limner.pipelines.paint import default_dials, paint
     from limner.pipelines.ranking import keep_best
 
@@ -178,13 +193,16 @@ def _paint(order: Order, model: Model, out: Path, embed: bool, talk: painting.Ta
     identity, faces = _who(order, model, talk)
     ranker = _ranker(order, model, identity, faces) if order.best_of else None
     embed = embed and _fits(identity, talk)
+    ready = None
+    if memory_mode(memory).free_encoders:
+        ready = encode_then_free(model.pipe, identity, prompts, negative, dials.strength)
     folder = painting.make_folder(out)
     start = time.perf_counter()
     rows: list[list[tuple[Path, Portrait]]] = []
     with _bar(len(prompts) * math.ceil(len(seeds) / dials.batch), dials.steps) as on_step:
         for prompt in prompts:
             portraits: Iterable[Portrait] = paint(
-                model, identity, [prompt], seeds, dials, negative_prompt=negative, on_step=on_step
+                model, identity, [prompt], seeds, dials, negative_prompt=negative, on_step=on_step, ready=ready
             )
             if ranker is not None:
                 portraits = keep_best(portraits, ranker, order.number or 1)

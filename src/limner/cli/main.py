@@ -22,6 +22,7 @@ GROUPS = (
     "limner.cli.train",
     "limner.cli.data",
     "limner.cli.import_",
+    "limner.cli.inspect",
     "limner.cli.models",
     "limner.cli.doctor",
 )

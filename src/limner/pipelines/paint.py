@@ -6,9 +6,11 @@ The command line, the service and the metrics all consume `paint`; nothing else 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from limner.config import Config
 from limner.types import Conditioning, Identity, Portrait
@@ -33,6 +35,7 @@ class Dials(Config):
         scheduler: a name of `limner.pipelines.schedulers`.
         batch: pictures painted at once. More is faster until memory ends. Not quite neutral: the same seed painted in
             another batch may differ in the last bit of some pixels.
+        watermark: whether pictures carry the invisible mark of `limner.watermark`.
     """
 
     steps: int
@@ -43,6 +46,7 @@ class Dials(Config):
     scheduler: str
     guidance_rescale: float = 0.0
     batch: int = 4
+    watermark: bool = False
 
     def validate(self) -> None:
         self.check(1 <= self.steps <= 1000, "steps", "1 to 1000")
@@ -52,6 +56,8 @@ class Dials(Config):
         for name in ("width", "height"):
             self.check(getattr(self, name) > 0 and getattr(self, name) % 8 == 0, name, "positive multiples of 8")
         self.check(1 <= self.batch <= 64, "batch", "1 to 64")
+        if self.watermark:
+            self.check(min(self.width, self.height) >= 64, "watermark", "for pictures of 64 pixels or more a side")
 
 
 def default_dials(model: Model, **changes: Any) -> Dials:
@@ -79,6 +85,7 @@ def paint(
     *,
     negative_prompt: str = "",
     on_step: OnStep | None = None,
+    ready: Mapping[str, Conditioning] | None = None,
 ) -> Iterator[Portrait]:
     """Paints every prompt with every seed, prompt by prompt.
 
@@ -89,6 +96,7 @@ def paint(
         identity: the person (give `provenance.compact(identity)` where the pictures must be reproducible from their
             files), or None for nobody in particular.
         seeds: one picture each; 0 to 2^63 - 1.
+        ready: conditioning of every prompt, made beforehand (`memory.encode_then_free`); None makes it when it is due.
 
     Raises:
         PromptError, WeightsMismatch, ConfigError: as `PortraitPipeline.__call__`.
@@ -97,7 +105,8 @@ def paint(
     digest = identity.digest() if identity is not None else ""
     for prompt in prompts:
         start = time.perf_counter()
-        conditioning = model.pipe.condition(prompt, identity, negative_prompt, dials.strength)
+        made = ready and ready[prompt]
+        conditioning = made or model.pipe.condition(prompt, identity, negative_prompt, dials.strength)
         condition_time = time.perf_counter() - start
         for at in range(0, len(seeds), dials.batch):
             batch = list(seeds[at : at + dials.batch])
@@ -140,4 +149,13 @@ def paint_batch(
         width=dials.width,
         callback_on_step_end=after_step,
     )
-    return output.images
+    return [_marked(image) for image in output.images] if dials.watermark else output.images
+
+
+def _marked(image: Any) -> Any:
+    """The PIL picture with the invisible mark in it."""
+    from PIL import Image
+
+    from limner.watermark import embed
+
+    return Image.fromarray(embed(np.asarray(image.convert("RGB"))))
