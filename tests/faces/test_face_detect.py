@@ -163,6 +163,21 @@ def test_insightface_names_its_package_or_its_licence(monkeypatch: pytest.Monkey
     assert not InsightFace.commercial
 
 
+def test_insightfaces_answers_are_read(photos: dict) -> None:
+    """Its detection model stands in here: (boxes with scores, landmarks) of a BGR picture, as in insightface 0.7 to 2.1."""
+
+    class Model:
+        def detect(self, image: np.ndarray, max_num: int) -> tuple[np.ndarray, np.ndarray]:
+            assert max_num == 0
+            assert (image == photos["astronaut"][..., ::-1]).all()
+            return np.array([[1, 2, 30, 40, 0.75]], np.float32), np.arange(10, dtype=np.float32).reshape(1, 5, 2)
+
+    (face,) = InsightFace(Model()).scan(photos["astronaut"])
+    assert face.box == (1, 2, 30, 40)
+    assert face.score == 0.75
+    np.testing.assert_array_equal(face.landmarks, np.arange(10).reshape(5, 2))
+
+
 def test_boxes_overlap() -> None:
     a, b = DetectedFace((0, 0, 2, 2), 1), DetectedFace((1, 0, 3, 2), 1)
     assert overlap(a, b) == pytest.approx(1 / 3)
