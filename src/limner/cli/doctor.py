@@ -124,28 +124,31 @@ def find_weights() -> list[dict[str, Any]]:
 
 
 def verdict(spec: ModelSpec, devices: list[dict[str, Any]]) -> dict[str, Any]:
-    """Whether this machine can paint with a model, where, and if not, why."""
+    """Whether this machine can paint with a model, where, in which memory mode (empty: none), and if not, why."""
     from limner.cli.models import facts, size_text
     from limner.pipelines.catalogue import PARAMETERS
 
-    row, here = facts(spec), memory()["total"]
+    row, here, mode = facts(spec), memory()["total"], ""
     values = PARAMETERS.get(spec.name) or row["size"] // 2
     on_gpu, offloaded, on_cpu = (int(values * share) for share in (_ON_GPU, _OFFLOADED, _ON_CPU))
     gpu = max((d["memory"] for d in devices if d["kind"] != "cpu"), default=0)
     if spec.packaged and not row["ready"]:
         runs, why = False, "its weights are missing from the package"
     elif gpu >= on_gpu:
-        runs, why = True, "on the GPU"
+        runs, why, mode = True, "on the GPU", "plain"
     elif gpu >= offloaded:
-        runs, why = True, "on the GPU with enable_model_cpu_offload()"
+        runs, why, mode = True, "on the GPU with --memory offload", "offload"
     elif here >= on_cpu:
         runs, why = True, "on the CPU" if spec.packaged else "on the CPU, in many minutes a picture"
+        mode = "plain" if spec.packaged else "freed"
     else:
         runs, why = False, f"it needs a GPU with {size_text(offloaded)}, or {size_text(on_cpu)} of main memory"
     if runs and not row["ready"]:
         free = shutil.disk_usage(os.path.expanduser("~")).free
         why += f"; its weights must be fetched first ({size_text(row['size'])}, {size_text(free)} of disk free)"
-    return {"name": spec.name, "runs": runs, "why": why, "license": spec.license, "state": row["state"]}
+    return {
+        "name": spec.name, "runs": runs, "why": why, "memory": mode, "license": spec.license, "state": row["state"]
+    }  # fmt: skip
 
 
 def _models() -> list[ModelSpec]:
@@ -176,9 +179,9 @@ def _tell(report: dict[str, Any]) -> None:
     for name, value in report["environment"].items():
         console.print(f"{name}={value}", highlight=False)
 
-    table = Table("model", "runs here", "how", "licence", title="Models", title_justify="left")
+    table = Table("model", "runs here", "how", "--memory", "licence", title="Models", title_justify="left")
     for m in report["models"]:
-        table.add_row(m["name"], "yes" if m["runs"] else "no", m["why"], m["license"])
+        table.add_row(m["name"], "yes" if m["runs"] else "no", m["why"], m["memory"], m["license"])
     console.print(table)
     table = Table("weights", "size", "licence", "commercial", "where", title="Weights", title_justify="left")
     for w in report["weights"]:

@@ -33,6 +33,7 @@ ModelName = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 DType = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
+Memory = Annotated[str, typer.Option(help="plain, freed, sliced, offload, sequential, compiled; see `limner doctor`.")]
 AcceptLicense = Annotated[
     bool, typer.Option("--accept-license", help="Accept weights whose licence forbids commercial use.")
 ]
@@ -70,6 +71,7 @@ class Place:
     device: str = "auto"
     dtype: str = "auto"
     accept_license: bool = False
+    memory: str = "plain"
 
 
 def open_model(name: str | None, place: Place) -> Model:
@@ -84,7 +86,7 @@ def open_model(name: str | None, place: Place) -> Model:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    return load_model(model, device=place.device, dtype=place.dtype, accept_license=place.accept_license)
+    return load_model(model, **dataclasses.asdict(place))
 
 
 def enroll_photos(model: Model, photos: Sequence[Path], choose: str | None) -> tuple[Identity, References]:

@@ -69,6 +69,11 @@ class EnrollingEncoder(nn.Module):
             self._null = (state, self._see(torch.zeros(1, 3, size, size)))
         return self._null[1]
 
+    def free(self) -> None:
+        """Gives up the memory of the weights for good; sizes stay known, but nothing can be encoded any more."""
+        self._null = None
+        self.to("meta")
+
     def _person(self, identity: Mapping[str, Tensor] | None, strength: float) -> list[FaceTokens]:
         """What each face encoder says of an enrolled person at a strength: 0 (or None) is the null face."""
         if not 0 <= strength <= 1:
@@ -81,6 +86,8 @@ class EnrollingEncoder(nn.Module):
         return [mix_faces(n, p, strength) for n, p in zip(self.null_faces(), person, strict=True)]
 
     def _see(self, images: Tensor) -> list[FaceTokens]:
+        if self.device.type == "meta":
+            raise ConfigError("This encoder has no weights: its memory was freed.", "Load the model again.")
         return [face(images.to(self.device)) for face in self.faces]
 
     def _recall(self, identity: Mapping[str, Tensor]) -> list[FaceTokens]:

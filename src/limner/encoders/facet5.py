@@ -162,5 +162,4 @@ def _transformers_config(sizes: T5Sizes) -> T5Config:
         num_layers=sizes.depth,
         num_heads=sizes.heads,
         feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
     )

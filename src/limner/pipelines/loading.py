@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from limner.errors import ConfigError, CorruptData, WeightsMismatch, WeightsUnavailable
 from limner.pipelines.catalogue import DEFAULT
 from limner.pipelines.folders import model_folder
+from limner.pipelines.memory import demand_device, memory_mode, place
 from limner.pipelines.schedulers import make_scheduler, scheduler_name
 from limner.registry import ModelSpec, file_sha256, get_model
 
@@ -69,7 +70,12 @@ class Model:
 
 
 def load_model(
-    model: str = DEFAULT, *, device: str = "auto", dtype: str = "auto", accept_license: bool = False
+    model: str = DEFAULT,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    accept_license: bool = False,
+    memory: str = "plain",
 ) -> Model:
     """Loads a registered model, or one from a folder that `save_pretrained` (or training) wrote.
 
@@ -78,18 +84,20 @@ def load_model(
         device: `auto` (an accelerator if there is one), `cpu`, `cuda`, `cuda:1`, `mps`, ….
         dtype: one of `DTYPES`; `auto` is bfloat16 on CUDA, float16 on MPS, float32 on a CPU.
         accept_license: the user accepts weights that forbid commercial use.
+        memory: a name of `limner.pipelines.memory.MODES`.
 
     Raises:
-        ConfigError: unknown model, device or dtype.
+        ConfigError: unknown model, device, dtype or memory mode, or a mode that needs another device.
         WeightsUnavailable: the weights are not here and cannot be had; says how to provide them.
         LicenseNotAccepted: the weights' licence was not accepted.
         CorruptData: the folder is damaged, or is no model of Limner's.
     """
+    mode, where, number_type = memory_mode(memory), choose_device(device), choose_dtype(dtype, device)
+    demand_device(mode, where)
     spec, folder = locate(model, accept_license=accept_license)
-    where, number_type = choose_device(device), choose_dtype(dtype, device)
     pipe = load_pipeline(folder, number_type)
     pipe.set_progress_bar_config(disable=True)
-    pipe.to(where)
+    place(pipe, mode, where)
     if where.type == "cpu":
         pipe.unet.to(memory_format=_channels_last())
     return Model(

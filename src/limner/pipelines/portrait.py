@@ -71,6 +71,12 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         """The method that turns faces and prompts into conditioning, over this pipeline's components."""
 
     @property
+    def device(self) -> torch.device:
+        """As in diffusers; an encoder whose memory was freed says nothing of it."""
+        found = super().device
+        return self.unet.device if found.type == "meta" else found
+
+    @property
     def embedder(self) -> FaceEmbedder | None:
         """The method's own recogniser, if it has one; tells references apart and ranks pictures."""
         return None
