@@ -164,7 +164,7 @@ def test_insightface_names_its_package_or_its_licence(monkeypatch: pytest.Monkey
 
 
 def test_insightfaces_answers_are_read(photos: dict) -> None:
-    """Its detection model stands in here: (boxes with scores, landmarks) of a BGR picture, as in insightface 0.7 to 2.1."""
+    """A stand-in for its detection model, which takes BGR and gives boxes with scores, and landmarks."""
 
     class Model:
         def detect(self, image: np.ndarray, max_num: int) -> tuple[np.ndarray, np.ndarray]:
