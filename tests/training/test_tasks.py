@@ -108,7 +108,7 @@ def encoder(make: Make, face: Path, clips: list[str], tmp_path_factory: pytest.T
 def test_autoencoder(make: Make, vae: Path) -> None:
     from limner.encoders.autoencoder import PatchAutoencoder
 
-    task = make("autoencoder", widths=[8, 8], decoder_layers=1, noise=0.0)
+    task = make("autoencoder", widths=[8, 8], decoder_layers=1, noise=0.0, edge_weight=0.0, validation=8)
     before = metrics_of(task)["psnr"]
     assert_learns(task, steps=30, rate=1e-3)
     assert metrics_of(task)["psnr"] > before

@@ -104,7 +104,7 @@ class Checkpoints:
         Raises:
             StorageError: no space; earlier checkpoints are intact.
         """
-        weights: Any = get_model_state_dict(model, options=_WHOLE)
+        weights = _weights(model)
         optimizing: Any = get_optimizer_state_dict(model, optimizer, options=_WHOLE)
         if not write:
             return
@@ -140,7 +140,7 @@ class Checkpoints:
                 parameter, _, kind = name.rpartition("/")
                 moments.setdefault(parameter, {})[kind] = value
             optimizing = {"state": moments, "param_groups": state["param_groups"]}
-            own = get_model_state_dict(model, options=_WHOLE)
+            own = _weights(model)
             if own.keys() != weights.keys():
                 raise KeyError(f"other weights: {sorted(own.keys() ^ weights.keys())[0]}")
             set_optimizer_state_dict(model, optimizer, optimizing, options=_SPREAD)
@@ -155,6 +155,19 @@ class Checkpoints:
                 "Delete that folder; the same command then goes on from the one before it, or from the start.",
             ) from e
         return state
+
+
+def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Trained parameters and buffers by name; what several modules share, under the first name only."""
+    state: Any = get_model_state_dict(model, options=_WHOLE)
+    seen: set[tuple[int, torch.Size]] = set()
+    found = {}
+    for name, value in state.items():
+        place = (value.data_ptr(), value.shape)
+        if value.numel() == 0 or place not in seen:
+            found[name] = value
+        seen.add(place)
+    return found
 
 
 def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:

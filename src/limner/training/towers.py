@@ -57,7 +57,9 @@ def assemble(face: Path, clips: tuple[Path, ...], fuser: FuserConfig) -> FaceCLI
 def load_image_tower(clip: Path) -> nn.Module:
     """The picture tower of a folder that the clip task wrote; pictures in [-1, 1], features not normalised."""
     from transformers import CLIPVisionModelWithProjection
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # of loading a file in milliseconds
     folder = clip / "image"
     if not (folder / "config.json").is_file():
         raise WeightsUnavailable(f"{folder} does not exist.", "Train the CLIP first (recipes/mini-clip.yaml).")

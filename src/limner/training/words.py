@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from limner.encoders.tokenizer import (
     IDENTITY_PREFIX,
     PromptTokenizer,
+    PromptTruncated,
     build_word_tokenizer,
     clip_tokenizer,
     encode_prompts,
@@ -39,6 +41,17 @@ def make_tokenizer(name: str, context: int) -> PromptTokenizer:
 
 
 def caption_ids(tokenizer: Any, captions: Sequence[str], context: int, *, prefixed: bool = False) -> np.ndarray:
-    """Token ids (N, context) int64 of captions; `prefixed` puts the identity prefix before each."""
+    """Token ids (N, context) int64 of captions; `prefixed` puts the identity prefix before each.
+
+    Warns:
+        PromptTruncated: once, with the number of captions that were too long.
+    """
     texts = [IDENTITY_PREFIX + c for c in captions] if prefixed else list(captions)
-    return encode_prompts(tokenizer, texts, context).numpy()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PromptTruncated)
+        ids = encode_prompts(tokenizer, texts, context).numpy()
+    cut = sum(issubclass(w.category, PromptTruncated) for w in caught)
+    if cut:
+        message = f"{cut} of {len(texts)} captions were cut to {context} tokens."
+        warnings.warn(message, PromptTruncated, stacklevel=2)
+    return ids
