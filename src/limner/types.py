@@ -169,9 +169,7 @@ class Conditioning:
                 return [v.to(*args, **kwargs) for v in value]
             return value if value is None else value.to(*args, **kwargs)
 
-        return dataclasses.replace(
-            self, **{f.name: move(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        )
+        return dataclasses.replace(self, **{f.name: move(getattr(self, f.name)) for f in dataclasses.fields(self)})
 
 
 @dataclass(frozen=True)
@@ -223,7 +221,9 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     except OSError as e:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise StorageError(f"Cannot write {path}: {e.strerror or e}.", "Free some space or choose another folder.") from e
+        raise StorageError(
+            f"Cannot write {path}: {e.strerror or e}.", "Free some space or choose another folder."
+        ) from e
 
 
 def _umask() -> int:

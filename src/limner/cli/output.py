@@ -37,7 +37,14 @@ def console_error(error: LimnerError) -> None:
 @contextmanager
 def progress(description: str, total: int, unit: str = "images") -> Iterator[Any]:
     """A progress bar on standard error with rate and time left; yields `advance(n)`."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
