@@ -129,7 +129,7 @@ def second_look(detector: FaceDetector, image: np.ndarray, face: DetectedFace) -
         return best if best is not None and best.score >= _TURNED else None
     for quarters in (1, 2, 3):
         turned = _closer(detector, image, _turned(face.landmarks, quarters), size)
-        if turned is not None and turned.score >= max(_TURNED, best.score if best else 0.0):
+        if turned is not None and turned.score >= max(_TURNED, min(best.score + _CLEARLY, _UPRIGHT) if best else 0.0):
             best = turned
     return best
 
@@ -158,7 +158,7 @@ def _closer(detector: FaceDetector, image: np.ndarray, points: np.ndarray, size:
 
 _LOOK_SIZE, _LOOK_ZOOM, _LOOKS, _STEADY = 256, 0.8, 4, 3.0
 _SMALL, _SMALL_LOOK_SIZE = 48, 160
-_UPRIGHT, _TURNED, _CLEAR, _LIKELY = 0.915, 0.85, 0.8, 0.6
+_UPRIGHT, _TURNED, _CLEARLY, _CLEAR, _LIKELY = 0.915, 0.85, 0.03, 0.8, 0.6
 
 
 def _turned(points: np.ndarray, quarters: int) -> np.ndarray:

@@ -124,7 +124,8 @@ def hair_layer(skin: Array, skull: Array, cut: Cut, seed: int, squeeze: float | 
         # under a hat the hair lies flat; below its rim it springs out again
         flat = smoothstep(squeeze - 0.16, squeeze, y)
         thick = thick * (1 - flat) + 0.02 * flat
-    return _points(base + cover * np.maximum(thick, 0.012) - (1 - cover) * 0.05), cover
+    bare = thin(skin) - 0.05  # below the skull too, which fills the hollows of the eyes
+    return _points(cover * (base + np.maximum(thick, 0.012)) + (1 - cover) * bare), cover
 
 
 def curtain(cut: Cut, f: Form, seed: int, material: int, hatted: bool) -> Patch:

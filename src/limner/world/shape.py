@@ -46,8 +46,8 @@ class Form(NamedTuple):
     cheek_z: float = 1.05
     fullness: float = 0.0
     brow_ridge: float = 0.01
-    eye_x: float = 0.264
-    eye_y: float = 0.105
+    eye_x: float = 0.276
+    eye_y: float = 0.112
     eye_r: float = 0.15
     eye_depth: float = 0.008
     eye_open: float = 0.82
