@@ -43,8 +43,9 @@ def enroll(
 ) -> None:
     import time
 
-    from limner.cli.painting import Talk, demand_files, enroll_photos, make_folder, open_model, world_remarks
+    from limner.cli.painting import Talk, demand_files, enroll_photos, make_folder, open_model
     from limner.errors import ConfigError, OutputConflict
+    from limner.pipelines.remarks import world_remarks
 
     if not face:
         raise ConfigError("--face is missing.", "Give one photo of the person, or several: --face a.jpg --face b.jpg.")

@@ -20,6 +20,7 @@ from limner.cli import painting
 from limner.cli.output import print_json, progress
 from limner.cli.painting import AcceptLicense, Choose, Device, DType, Faces, Json, Memory, ModelName, Place
 from limner.errors import ConfigError, PromptError
+from limner.pipelines.remarks import prompt_remarks, world_remarks
 
 if TYPE_CHECKING:
     from limner.pipelines.loading import Model
@@ -189,7 +190,7 @@ def _paint(order: Order, model: Model, out: Path, embed: bool, talk: painting.Ta
 
     prompts, seeds, negative = order.prompts(), order.seeds(), order.negative or ""
     dials = default_dials(model, **order.dials)
-    talk(painting.prompt_remarks(model, [*prompts, negative]))
+    talk(prompt_remarks(model, [*prompts, negative]))
     identity, faces = _who(order, model, talk)
     ranker = _ranker(order, model, identity, faces) if order.best_of else None
     embed = embed and _fits(identity, talk)
@@ -253,7 +254,7 @@ def _who(order: Order, model: Model, talk: painting.Talk) -> tuple[Identity, lis
         identity, references = painting.enroll_photos(model, order.photos, order.choose)
         talk(references.remarks)
         faces = list(references.faces)
-    talk(painting.world_remarks(model, identity))
+    talk(world_remarks(model, identity))
     return identity, faces
 
 

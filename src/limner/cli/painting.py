@@ -104,26 +104,6 @@ def enroll_photos(model: Model, photos: Sequence[Path], choose: str | None) -> t
     return dataclasses.replace(identity, info={**identity.info, "outside": outside}), references
 
 
-def world_remarks(model: Model, identity: Identity) -> list[str]:
-    """What to say when a model that only knows synthetic people is given a real one."""
-    if not (model.world and identity.info.get("outside")):
-        return []
-    return [
-        f"{model.name} was trained on synthetic people ({model.world}) alone: a real photo lies outside its world, and "
-        "the portrait will resemble it only roughly. For real people use a full-size model (see `limner models`)."
-    ]
-
-
-def prompt_remarks(model: Model, texts: Sequence[str]) -> list[str]:
-    """Names the words that the model has never seen, which it cannot tell from one another."""
-    from limner.encoders.tokenizer import unknown_words
-
-    words = [w for text in texts for w in unknown_words(model.pipe.tokenizer, text)]
-    if not words:
-        return []
-    return [f"{model.name} does not know these words and cannot paint them: {', '.join(dict.fromkeys(words))}."]
-
-
 def demand_files(paths: Iterable[Path]) -> None:
     """UnreadableImage for the first that is no file: said before a model is loaded, which takes a while."""
     for path in paths:

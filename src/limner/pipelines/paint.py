@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 OnStep = Callable[[int, int], None]
 """Called after every denoising step with (steps done, steps in all) of the present batch."""
+OnLatents = Callable[[Any], None]
+"""Called after every denoising step with the latents (pictures, C, H/8, W/8) of the present batch."""
 
 
 @dataclass(frozen=True)
@@ -113,34 +115,58 @@ def paint(
             start = time.perf_counter()
             images = paint_batch(model, conditioning, batch, dials, on_step)
             seconds = (time.perf_counter() - start) / len(batch)
+            timings = {"condition": round(condition_time, 4), "paint": round(seconds, 4)}
             for seed, image in zip(batch, images, strict=True):
-                yield Portrait(
-                    image=image,
-                    seed=seed,
-                    prompt=prompt,
-                    negative_prompt=negative_prompt,
-                    model=model.name,
-                    weights=model.weights,
-                    identity=digest,
-                    settings={**dials.to_dict(), **model.circumstances(), "batch_seeds": batch},
-                    timings={"condition": round(condition_time, 4), "paint": round(seconds, 4)},
-                )
+                yield as_portrait(model, image, seed, prompt, negative_prompt, digest, dials, batch, timings)
+
+
+def as_portrait(
+    model: Model,
+    image: Any,
+    seed: int,
+    prompt: str,
+    negative_prompt: str,
+    identity: str,
+    dials: Dials,
+    batch: Sequence[int],
+    timings: dict[str, float],
+) -> Portrait:
+    """A painted picture (PIL) with everything that is recorded about it; `batch` are the seeds painted with it, and
+    `identity` is the digest of the person."""
+    return Portrait(
+        image=image,
+        seed=seed,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        model=model.name,
+        weights=model.weights,
+        identity=identity,
+        settings={**dials.to_dict(), **model.circumstances(), "batch_seeds": list(batch)},
+        timings=timings,
+    )
 
 
 def paint_batch(
-    model: Model, conditioning: Conditioning, seeds: Sequence[int], dials: Dials, on_step: OnStep | None = None
+    model: Model,
+    conditioning: Conditioning,
+    seeds: Sequence[int],
+    dials: Dials,
+    on_step: OnStep | None = None,
+    on_latents: OnLatents | None = None,
 ) -> list[Any]:
-    """One picture (PIL) per seed, all of the one prompt that `conditioning` holds."""
+    """One picture (PIL) per seed, all of the one prompt that `conditioning` holds, or each of its own row of it."""
     import torch
 
     def after_step(_pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         if on_step is not None:
             on_step(step + 1, model.pipe.num_timesteps)
+        if on_latents is not None:
+            on_latents(tensors["latents"])
         return tensors
 
     output: Any = model.pipe(
         conditioning=conditioning,
-        num_images_per_prompt=len(seeds),
+        num_images_per_prompt=len(seeds) // conditioning.prompt_embeds.shape[0],
         generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
         num_inference_steps=dials.steps,
         guidance_scale=dials.guidance_scale,
