@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.encoders.attention import merge_heads, split_heads
+from limner.encoders.attention import attend, merge_heads, split_heads
 from limner.encoders.config import FaceViTConfig
 from limner.errors import ConfigError, ImageError
 
@@ -158,5 +158,5 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (split_heads(t, self.heads) for t in self.attn["qkv"](self.norm1(x)).chunk(3, dim=-1))
-        x = x + self.attn["proj"](merge_heads(F.scaled_dot_product_attention(q, k, v)))
+        x = x + self.attn["proj"](merge_heads(attend(q, k, v)))
         return x + self.mlp["fc2"](F.relu6(self.mlp["fc1"](self.norm2(x))))
