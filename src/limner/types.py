@@ -152,6 +152,8 @@ class Conditioning:
         negative_prompt_embeds, negative_pooled: the unconditional branch, same shapes.
         ip_adapter_image_embeds: image tokens for diffusers' IP-Adapter machinery.
         control_image: (B, 3, H, W) in [0, 1] for a ControlNet.
+        regions: (box, conditioning) of everybody who has a place of their own: inside the box (x0, y0, x1, y1; shares
+            of the picture, 0 to 1) that conditioning holds instead of this one. Later ones stand in front.
     """
 
     prompt_embeds: torch.Tensor
@@ -160,6 +162,7 @@ class Conditioning:
     negative_pooled: torch.Tensor | None = None
     ip_adapter_image_embeds: list[torch.Tensor] | None = None
     control_image: torch.Tensor | None = None
+    regions: tuple[tuple[tuple[float, float, float, float], Conditioning], ...] = ()
 
     def to(self, *args: Any, **kwargs: Any) -> Conditioning:
         """Every tensor moved as `Tensor.to` would."""
@@ -167,6 +170,8 @@ class Conditioning:
         def move(value: Any) -> Any:
             if isinstance(value, list):
                 return [v.to(*args, **kwargs) for v in value]
+            if isinstance(value, tuple):
+                return tuple((box, conditioning.to(*args, **kwargs)) for box, conditioning in value)
             return value if value is None else value.to(*args, **kwargs)
 
         return dataclasses.replace(self, **{f.name: move(getattr(self, f.name)) for f in dataclasses.fields(self)})

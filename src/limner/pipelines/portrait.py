@@ -24,6 +24,7 @@ from limner.errors import ConfigError, PromptError, WeightsMismatch
 from limner.faces import FaceEmbedder, ImageSource
 from limner.methods.base import Method
 from limner.pipelines.people import as_sources, gather_references
+from limner.pipelines.regions import apart, condition_group, is_group
 from limner.types import Conditioning, Face, Identity
 
 log = logging.getLogger(__name__)
@@ -125,10 +126,17 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         negative_prompt: str | Sequence[str] | None = None,
         strength: float = 1.0,
     ) -> Conditioning:
-        """What the denoiser is told for each prompt; see `Method.condition`."""
+        """What the denoiser is told for each prompt; see `Method.condition`. The identity may be a group of people
+        (`limner.pipelines.regions.group`); `strength` then holds for each of them."""
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         negatives = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
-        return self.method.condition(identity, prompts, negative_prompts=negatives, strength=strength)
+
+        def one(person: Identity | None) -> Conditioning:
+            return self.method.condition(person, prompts, negative_prompts=negatives, strength=strength)
+
+        if identity is not None and is_group(identity):
+            return condition_group(one, identity)
+        return one(identity)
 
     @torch.no_grad()
     def __call__(
@@ -161,7 +169,7 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         Args:
             prompt: B sentences, or one.
             face: one picture of the person, or several of the same person.
-            identity: of an enrolled person, instead of `face`.
+            identity: of an enrolled person, or a group of them, instead of `face`.
             conditioning: what `condition` (or any method) made, instead of prompt, face and identity.
             negative_prompt: what not to paint; one for all, or one a prompt.
             strength: how much of the person goes in, from 0 to 1.
@@ -198,32 +206,35 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         if conditioning is None:
             assert prompt is not None
             conditioning = self.condition(prompt, identity, negative_prompt, strength)
-        self._check_conditioning(conditioning, guidance)
+        for part in (conditioning, *(c for _, c in conditioning.regions)):
+            self._check_conditioning(part, guidance)
         for hook in self._whole_hooks:
             hook.offload()
         pictures = conditioning.prompt_embeds.shape[0] * num_images_per_prompt
         self._check_noise(generator, latents, pictures, height, width)
 
-        # 4. Denoise and decode, as diffusers does
-        return super().__call__(
-            prompt_embeds=conditioning.prompt_embeds,
-            pooled_prompt_embeds=conditioning.pooled,
-            negative_prompt_embeds=conditioning.negative_prompt_embeds,
-            negative_pooled_prompt_embeds=conditioning.negative_pooled,
-            ip_adapter_image_embeds=conditioning.ip_adapter_image_embeds,
-            height=height,
-            width=width,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            num_images_per_prompt=num_images_per_prompt,
-            generator=generator,
-            latents=latents,
-            output_type=output_type,
-            return_dict=return_dict,
-            callback_on_step_end=callback_on_step_end,
-            callback_on_step_end_tensor_inputs=list(callback_on_step_end_tensor_inputs),
-            **sampling,
-        )
+        # 4. Denoise and decode, as diffusers does; several people in one picture are kept apart meanwhile
+        f = self.vae_scale_factor
+        with apart(self.unet, conditioning, height // f, width // f) as told:
+            return super().__call__(
+                prompt_embeds=told.prompt_embeds,
+                pooled_prompt_embeds=told.pooled,
+                negative_prompt_embeds=told.negative_prompt_embeds,
+                negative_pooled_prompt_embeds=told.negative_pooled,
+                ip_adapter_image_embeds=told.ip_adapter_image_embeds,
+                height=height,
+                width=width,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                num_images_per_prompt=num_images_per_prompt,
+                generator=generator,
+                latents=latents,
+                output_type=output_type,
+                return_dict=return_dict,
+                callback_on_step_end=callback_on_step_end,
+                callback_on_step_end_tensor_inputs=list(callback_on_step_end_tensor_inputs),
+                **sampling,
+            )
 
     def encode_prompt(  # type: ignore[override]
         self,
