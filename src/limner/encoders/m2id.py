@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -115,8 +115,9 @@ class WordHead(nn.Module):
 
     def forward(self, scales: Sequence[Tensor]) -> list[Tensor]:
         """The parts of V, each (B, its channels) → for every tower (B, k, its width)."""
-        v = torch.cat([norm(s.to(norm.weight.dtype)) for norm, s in zip(self.norms, scales, strict=True)], -1)
-        return [torch.stack([mlp(v) for mlp in mlps], 1) for mlps in self.towers]  # type: ignore[union-attr]
+        own = next(self.parameters())
+        v = torch.cat([norm(s.to(own)) for norm, s in zip(self.norms, scales, strict=True)], -1)
+        return [torch.stack([mlp(v) for mlp in cast(nn.ModuleList, mlps)], 1) for mlps in self.towers]
 
 
 class M2IDEncoder(ModelMixin):
@@ -160,8 +161,7 @@ class M2IDEncoder(ModelMixin):
             ImageError: images of another shape, type or range.
             ConfigError: weights that do not fit.
         """
-        where = self.head.norms[0].weight
-        scales = self.scales(check_images(images).to(where.device))
+        scales = self.scales(check_images(images).to(next(self.parameters()).device))
         fused = [fuse_faces(FaceTokens(v, v[:, None]), weights).class_token for v in scales]
         kept = {f"words.{i}": words[0] for i, words in enumerate(self.head(fused))}
         return {**kept, "class_token.0": F.normalize(fused[-1][0].float(), dim=-1)}

@@ -1,0 +1,196 @@
+"""Pseudo-words in prompts: a placeholder such as `S*` stands for k consecutive words that no dictionary has.
+
+Here is what happens to text and token ids; `limner.encoders.word_towers` puts the embeddings in.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from limner.encoders.tokenizer import PromptTruncated
+from limner.errors import ConfigError, PromptError
+
+PLACEHOLDER = "S*"
+"""The paper's name for the person."""
+
+NEUTRAL = "person"
+"""The word that stands in the placeholder's slots where nobody in particular is painted."""
+
+_LOOKS_LIKE_ONE = re.compile(r"(?<![\w*])[^\W\d_]\w*\*(?![\w*])|<[^\W\d]\w*>")
+
+
+class Slot(NamedTuple):
+    """One token of a prompt that belongs to a pseudo-word: number `word` of the k that `placeholder` stands for."""
+
+    placeholder: str
+    word: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """B prompts as T tokens each, with the places of their pseudo-words.
+
+    Attributes:
+        ids: (B, T) int64: begin, prompt, end, padding; a pseudo-word's places hold the id of `NEUTRAL`.
+        places: placeholder → (M, 3) int64: row, token, index of the word within the k; M is a multiple of k.
+    """
+
+    ids: Tensor
+    places: dict[str, Tensor]
+
+
+def check_placeholder(placeholder: str) -> str:
+    """`placeholder`, if it can be told from ordinary words: `S*`, `anna*`, `<anna>`; else PromptError."""
+    if not _LOOKS_LIKE_ONE.fullmatch(placeholder):
+        raise PromptError(
+            f"{placeholder!r} cannot stand for a person; a word with a star (S*) or in brackets (<anna>) can."
+        )
+    return placeholder
+
+
+def split_prompt(prompt: str, placeholders: Collection[str]) -> list[str | Slot]:
+    """A prompt as stretches of text and placeholders (as `Slot`s of word 0), in order. Case counts.
+
+    Raises:
+        PromptError: something that looks like a placeholder and is none of them.
+    """
+    longest_first = sorted(map(check_placeholder, placeholders), key=len, reverse=True)
+    pattern = "|".join(rf"(?<![\w*]){re.escape(p)}(?![\w*])" for p in longest_first) or "(?!)"
+    found: list[str | Slot] = []
+    start = 0
+    for match in re.finditer(pattern, prompt):
+        found += [prompt[start : match.start()], Slot(match.group(), 0)]
+        start = match.end()
+    found.append(prompt[start:])
+    for piece in found:
+        stranger = _LOOKS_LIKE_ONE.search(piece) if isinstance(piece, str) else None
+        if stranger:
+            raise PromptError(
+                f"The prompt names {stranger.group()}, which stands for nobody.",
+                f"Known: {', '.join(placeholders) or 'no placeholder'}.",
+            )
+    return [p for p in found if not isinstance(p, str) or p.strip()]
+
+
+def plain_text(prompt: str) -> str:
+    """The prompt without whatever looks like a placeholder: only words that the tokenizer has to know."""
+    return _LOOKS_LIKE_ONE.sub(" ", prompt)
+
+
+def neutral_id(tokenizer: Any) -> int:
+    """The token id of `NEUTRAL`.
+
+    Raises:
+        ConfigError: the tokenizer does not know it as one token.
+    """
+    ids = tokenizer(NEUTRAL, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1 or ids[0] in (tokenizer.unk_token_id, tokenizer.eos_token_id):
+        raise ConfigError(f"The tokenizer does not know {NEUTRAL!r}, the word for nobody in particular, as one token.")
+    return int(ids[0])
+
+
+def lay_out(
+    tokenizer: Any,
+    prompts: Sequence[str],
+    context: int,
+    words: Mapping[str, int],
+    *,
+    demanded: bool = False,
+    quiet: bool = False,
+) -> Layout:
+    """Prompts as token ids with places for pseudo-words.
+
+    A placeholder may stand anywhere and more than once. What does not fit is cut off at the end, where a placeholder's
+    k words stay or go together.
+
+    Args:
+        tokenizer: of the text tower.
+        prompts: B sentences.
+        context: T, tokens of a prompt.
+        words: placeholder → k.
+        demanded: every prompt must name at least one of them.
+        quiet: do not warn of what was cut (the first of several towers did).
+
+    Raises:
+        PromptError: no placeholder where one is demanded, an unknown one, or too many words: k of them do not fit, or
+            a placeholder is cut off wherever it stands.
+
+    Warns:
+        PromptTruncated: a prompt was too long; the warning quotes what was cut.
+    """
+    room, filler = context - 2, neutral_id(tokenizer)
+    for placeholder, count in words.items():
+        if count > room:
+            raise PromptError(f"{placeholder} stands for {count} words; a prompt has room for {room}.")
+    pad = tokenizer.pad_token_id or 0
+    ids = torch.full((len(prompts), context), pad, dtype=torch.long)
+    places: dict[str, list[tuple[int, int, int]]] = {p: [] for p in words}
+    for row, prompt in enumerate(prompts):
+        units = _units(tokenizer, split_prompt(prompt, words), words)
+        named = {u[0].placeholder for u in units if isinstance(u[0], Slot)}
+        if demanded and not named:
+            raise PromptError(
+                f"The prompt {prompt!r} does not say where the person is to be.",
+                f'Write {" or ".join(words)} for them, as in "{next(iter(words), PLACEHOLDER)} as a wizard".',
+            )
+        kept, cut = _fit(units, room)
+        lost = sorted(named - {u.placeholder for u in kept if isinstance(u, Slot)})
+        if lost:
+            raise PromptError(
+                f"The prompt has too many words: {room} tokens fit, and {lost[0]} comes after them.",
+                f"Say {lost[0]} earlier, or say less.",
+            )
+        if cut and not quiet:
+            message = f"The prompt has {len(kept) + len(cut) + 2} tokens, {context} fit; cut off: "
+            warnings.warn(message + repr(_said(tokenizer, cut)), PromptTruncated, stacklevel=3)
+        tokens = [filler if isinstance(u, Slot) else u for u in kept]
+        ids[row, : len(tokens) + 2] = torch.tensor([tokenizer.bos_token_id, *tokens, tokenizer.eos_token_id])
+        for place, unit in enumerate(kept, 1):
+            if isinstance(unit, Slot):
+                places[unit.placeholder].append((row, place, unit.word))
+    return Layout(ids, {p: torch.tensor(at, dtype=torch.long).view(-1, 3) for p, at in places.items()})
+
+
+Unit = list[int | Slot]
+"""Tokens that stay or go together."""
+
+
+def _units(tokenizer: Any, pieces: Sequence[str | Slot], words: Mapping[str, int]) -> list[Unit]:
+    units: list[Unit] = []
+    for piece in pieces:
+        if isinstance(piece, Slot):
+            units.append([Slot(piece.placeholder, i) for i in range(words[piece.placeholder])])
+        else:
+            ids = tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
+            units += [[token] for token in ids]
+    return units
+
+
+def _fit(units: Sequence[Unit], room: int) -> tuple[Unit, Unit]:
+    """What fits, and the rest, from the first unit on that does not."""
+    kept: Unit = []
+    for k, unit in enumerate(units):
+        if len(kept) + len(unit) > room:
+            return kept, [token for rest in units[k:] for token in rest]
+        kept += unit
+    return kept, []
+
+
+def _said(tokenizer: Any, tokens: Unit) -> str:
+    """Tokens as text, a pseudo-word by its placeholder."""
+    said: list[str] = []
+    run: list[int] = []
+    for token in tokens:
+        if isinstance(token, Slot):
+            said += [tokenizer.decode(run)] * bool(run) + [token.placeholder] * (token.word == 0)
+            run = []
+        else:
+            run.append(token)
+    return " ".join([*said, tokenizer.decode(run)] if run else said)
