@@ -158,5 +158,5 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (split_heads(t, self.heads) for t in self.attn["qkv"](self.norm1(x)).chunk(3, dim=-1))
-        x = x + self.attn["proj"](merge_heads(attend(q, k, v)))
+        x = x + self.attn["proj"](merge_heads(attend(q, k, v, training=self.training)))
         return x + self.mlp["fc2"](F.relu6(self.mlp["fc1"](self.norm2(x))))
