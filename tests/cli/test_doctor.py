@@ -53,9 +53,11 @@ def test_accepted_licences_are_seen(capsys: Any, monkeypatch: pytest.MonkeyPatch
     ("gpu", "main_memory", "runs", "why"),
     [
         (24, 32, True, "on the GPU;"),
-        (9, 32, True, "offload"),
-        (4, 64, True, "on the CPU"),
-        (0, 8, False, "it needs a GPU"),
+        (10, 32, True, "--memory freed"),
+        (8, 32, True, "--memory offload"),
+        (4, 64, True, "--memory sequential, slowly"),
+        (2, 64, True, "on the CPU"),
+        (0, 8, False, "it needs a GPU with 3.6 GB free"),
     ],
 )
 def test_verdicts_follow_the_memory(

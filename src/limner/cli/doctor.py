@@ -22,9 +22,6 @@ Fetches nothing and changes nothing. Put its output into a bug report: [bold]lim
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy", "onnxruntime")
 VARIABLES = ("LIMNER_CACHE", "LIMNER_ACCEPT_LICENSE", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
-_ON_GPU, _OFFLOADED, _ON_CPU = 2.8, 2.0, 5.0
-"""Bytes of memory per value of a model: in half precision with room for activations; with only the UNet on the GPU at a
-time; in float32. Estimates from SDXL's sizes at 1024 px, not measurements."""
 
 
 def register(app: typer.Typer) -> None:
@@ -66,25 +63,17 @@ def find_devices() -> list[dict[str, Any]]:
         free, _ = torch.cuda.mem_get_info(i)
         found.append({"kind": "cuda", "name": facts.name, "memory": facts.total_memory, "free": free})
     if torch.backends.mps.is_available():
-        found.append({"kind": "mps", "name": "Apple GPU", "memory": memory()["total"], "free": memory()["available"]})
+        free = memory()["available"] * 3 // 4  # it shares main memory with everything else
+        found.append({"kind": "mps", "name": "Apple GPU", "memory": memory()["total"], "free": free})
     cpu = {"kind": "cpu", "name": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     return [*found, {**cpu, "capability": torch.backends.cpu.get_cpu_capability()}]
 
 
 def memory() -> dict[str, int]:
     """Bytes of main memory: total and available; 0 where the system does not say."""
-    try:
-        page = os.sysconf("SC_PAGE_SIZE")
-        total, free = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return {"total": 0, "available": 0}
-    try:
-        with open("/proc/meminfo", encoding="ascii") as f:
-            lines = dict(line.split(":", 1) for line in f)
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        pass
-    return {"total": total, "available": free}
+    from limner.pipelines.fitting import main_memory
+
+    return main_memory()
 
 
 def find_extras() -> dict[str, bool]:
@@ -124,30 +113,35 @@ def find_weights() -> list[dict[str, Any]]:
 
 
 def verdict(spec: ModelSpec, devices: list[dict[str, Any]]) -> dict[str, Any]:
-    """Whether this machine can paint with a model, where, in which memory mode (empty: none), and if not, why."""
+    """Whether this machine can paint with a model, where, in which memory mode (empty: none), and if not, why.
+
+    The mode is the one that `--memory auto` takes when it finds as much memory free.
+    """
     from limner.cli.models import facts, size_text
-    from limner.pipelines.catalogue import PARAMETERS
+    from limner.pipelines.catalogue import SIZES
+    from limner.pipelines.fitting import Sizes, fits, needed
 
     row, here, mode = facts(spec), memory()["total"], ""
-    values = PARAMETERS.get(spec.name) or row["size"] // 2
-    on_gpu, offloaded, on_cpu = (int(values * share) for share in (_ON_GPU, _OFFLOADED, _ON_CPU))
-    gpu = max((d["memory"] for d in devices if d["kind"] != "cpu"), default=0)
+    sizes = SIZES.get(spec.name) or Sizes(0, row["size"] // 2, 0, 128**2)
+    gpu = max((d for d in devices if d["kind"] != "cpu"), key=lambda d: d["memory"], default=None)
+    runs, why = False, ""
     if spec.packaged and not row["ready"]:
-        runs, why = False, "its weights are missing from the package"
-    elif gpu >= on_gpu:
-        runs, why, mode = True, "on the GPU", "plain"
-    elif gpu >= offloaded:
-        runs, why, mode = True, "on the GPU with --memory offload", "offload"
-    elif here >= on_cpu:
+        why = "its weights are missing from the package"
+    elif gpu and (mode := fits(gpu["kind"], gpu.get("free", gpu["memory"]), sizes, width=2)):
+        runs, why = True, "on the GPU" + ("" if mode == "plain" else f" with --memory {mode}")
+        if mode == "sequential":
+            why += ", slowly; --memory nf4 is faster, with rounded weights"
+    elif mode := fits("cpu", here, sizes, width=4):
         runs, why = True, "on the CPU" if spec.packaged else "on the CPU, in many minutes a picture"
-        mode = "plain" if spec.packaged else "freed"
     else:
-        runs, why = False, f"it needs a GPU with {size_text(offloaded)}, or {size_text(on_cpu)} of main memory"
+        least, ram = (size_text(needed(m, sizes, w)) for m, w in (("sequential", 2), ("sliced", 4)))
+        why = f"it needs a GPU with {least} free, or {ram} of main memory"
     if runs and not row["ready"]:
         free = shutil.disk_usage(os.path.expanduser("~")).free
         why += f"; its weights must be fetched first ({size_text(row['size'])}, {size_text(free)} of disk free)"
     return {
-        "name": spec.name, "runs": runs, "why": why, "memory": mode, "license": spec.license, "state": row["state"]
+        "name": spec.name, "runs": runs, "why": why, "memory": mode, "license": spec.license,
+        "state": row["state"],
     }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ import typer
 
 from limner.cli import painting
 from limner.cli.output import print_json, progress
-from limner.cli.painting import AcceptLicense, Choose, Device, DType, Faces, Json, Memory, ModelName, Place
+from limner.cli.painting import AcceptLicense, Choose, Device, DType, Faces, Fast, Json, Memory, ModelName, Place
 from limner.errors import ConfigError, PromptError
 from limner.pipelines.remarks import prompt_remarks, world_remarks
 
@@ -87,7 +87,8 @@ def generate(
     ] = None,
     device: Device = "auto",
     dtype: DType = "auto",
-    memory: Memory = "plain",
+    memory: Memory = "auto",
+    fast: Fast = None,
     accept_license: AcceptLicense = False,
     as_json: Json = False,
 ) -> None:
@@ -98,11 +99,12 @@ def generate(
             "watermark": watermark, **painting.parse_size(size),
         },
     )  # fmt: skip
-    talk, place = painting.Talk(as_json), Place(device, dtype, accept_license, memory)
+    talk = painting.Talk(as_json)
+    place = Place(device, dtype, accept_license, memory, order.ranks_with_encoder, fast or "")
     with talk.truncations():
         if from_ is None:
-            order.check(memory)
-            report = _paint(order, painting.open_model(model, place), out, embed_identity, talk, memory)
+            order.check(place)
+            report = _paint(order, painting.open_model(model, place), out, embed_identity, talk)
         else:
             report = _paint_again(order, from_, model, place, out, embed_identity, talk)
     if as_json:
@@ -130,10 +132,15 @@ class Order:
     choose: str | None
     dials: dict[str, Any]
 
-    def check(self, memory: str) -> None:
+    def check(self, place: Place) -> None:
         """Raises what can be raised before a model is loaded: ConfigError, PromptError, UnreadableImage."""
+        from limner.pipelines.few_step import few_step
         from limner.pipelines.memory import memory_mode
 
+        if place.fast:
+            few_step(place.fast)
+        if place.memory != "auto":
+            memory_mode(place.memory)
         if bool(self.photos) == (self.identity is not None):
             given = "both were given" if self.photos else "neither was given"
             raise ConfigError(f"--face or --identity says who is painted; {given}.", "limner generate --face me.jpg …")
@@ -148,13 +155,18 @@ class Order:
             raise ConfigError("--ranker says who chooses, but nothing is chosen without --best-of.")
         if self.ranker not in (None, "own") and not self.photos:
             raise ConfigError(f"--ranker {self.ranker} needs photos; give them with --face.")
-        if self.best_of is not None and self.ranker in (None, "own") and memory_mode(memory).free_encoders:
+        if place.memory != "auto" and self.ranks_with_encoder and memory_mode(place.memory).free_encoders:
             raise ConfigError(
-                f"--memory {memory} frees the encoder, by whose face encoder --best-of chooses.",
+                f"--memory {place.memory} frees the encoder, by whose face encoder --best-of chooses.",
                 "Give another judge with --ranker, or another mode.",
             )
         self.prompts()
         painting.demand_files([*self.photos, *([self.identity] if self.identity else [])])
+
+    @property
+    def ranks_with_encoder(self) -> bool:
+        """Whether the model's own face encoder is still needed when the pictures are painted."""
+        return self.best_of is not None and self.ranker in (None, "own")
 
     def prompts(self) -> list[str]:
         """All prompts, those of the file last.
@@ -183,7 +195,7 @@ class Order:
         return list(range(first, first + (self.best_of or self.number or 1)))
 
 
-def _paint(order: Order, model: Model, out: Path, embed: bool, talk: painting.Talk, memory: str) -> dict[str, Any]:
+def _paint(order: Order, model: Model, out: Path, embed: bool, talk: painting.Talk) -> dict[str, Any]:
     from limner.pipelines.memory import encode_then_free, memory_mode
     from limner.pipelines.paint import default_dials, paint
     from limner.pipelines.ranking import keep_best
@@ -195,7 +207,7 @@ def _paint(order: Order, model: Model, out: Path, embed: bool, talk: painting.Ta
     ranker = _ranker(order, model, identity, faces) if order.best_of else None
     embed = embed and _fits(identity, talk)
     ready = None
-    if memory_mode(memory).free_encoders:
+    if memory_mode(model.memory).free_encoders:
         ready = encode_then_free(model.pipe, identity, prompts, negative, dials.strength)
     folder = painting.make_folder(out)
     start = time.perf_counter()
@@ -224,6 +236,8 @@ def _paint_again(
     from limner.provenance import compact, read_provenance
     from limner.types import Identity
 
+    if place.fast:
+        raise ConfigError("--from paints a picture exactly as it was; another fast cannot be given with it.")
     fields = {f.name: getattr(order, f.name) for f in dataclasses.fields(order) if f.name not in ("identity", "dials")}
     given = [name for name, value in {**fields, **order.dials}.items() if value not in (None, [])]
     if given:

@@ -33,7 +33,14 @@ ModelName = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 DType = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
-Memory = Annotated[str, typer.Option(help="plain, freed, sliced, offload, sequential, compiled; see `limner doctor`.")]
+Memory = Annotated[
+    str,
+    typer.Option(
+        help="auto (what suits model and device; see `limner doctor`), plain, freed, sliced, offload, sequential, fp8, "
+        "int8, nf4, compiled."
+    ),
+]
+Fast = Annotated[str | None, typer.Option(help="Paint in 4 steps with a published LoRA for SDXL: lcm or lightning.")]
 AcceptLicense = Annotated[
     bool, typer.Option("--accept-license", help="Accept weights whose licence forbids commercial use.")
 ]
@@ -71,7 +78,9 @@ class Place:
     device: str = "auto"
     dtype: str = "auto"
     accept_license: bool = False
-    memory: str = "plain"
+    memory: str = "auto"
+    keep_encoder: bool = False
+    fast: str = ""
 
 
 def open_model(name: str | None, place: Place) -> Model:
@@ -142,14 +151,22 @@ def _world_of(path: Path) -> str:
 
 
 def place_of(record: Provenance, place: Place) -> Place:
-    """Where a recorded picture was painted, as far as that is here and nothing else was asked for."""
+    """Where and how a recorded picture was painted, as far as that is here and nothing else was asked for."""
     import torch
 
-    device, dtype = (record.portrait.settings.get(k) for k in ("device", "dtype"))
+    from limner.pipelines.few_step import FEW_STEP
+    from limner.pipelines.loading import choose_device
+    from limner.pipelines.memory import modes_for
+
+    device, dtype, memory, fast = (record.portrait.settings.get(k) for k in ("device", "dtype", "memory", "fast"))
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    chosen = str(device) if place.device == "auto" and here.get(str(device)) else place.device
+    known = memory in modes_for(choose_device(chosen))
     return dataclasses.replace(
         place,
-        device=str(device) if place.device == "auto" and here.get(str(device)) else place.device,
+        device=chosen,
+        memory=str(memory) if place.memory == "auto" and known else place.memory,
+        fast=str(fast) if fast in FEW_STEP else "",
         dtype=str(dtype) if place.dtype == "auto" and dtype else place.dtype,
     )
 

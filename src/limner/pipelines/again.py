@@ -111,9 +111,9 @@ def compare(record: Provenance, portrait: Portrait) -> dict[str, Any]:
     if facts["identical"]:
         return facts | {"summary": "Painted again: the same picture, pixel for pixel."}
     reasons = [f"{k} {v} then, {versions()[k]} now" for k, v in record.versions.items() if versions().get(k, v) != v]
-    for key in ("device", "dtype", "threads"):
+    for key in ("device", "dtype", "threads", "memory"):
         then, now = record.portrait.settings.get(key), portrait.settings.get(key)
-        reasons += [f"{key} {then} then, {now} now"] if then != now else []
+        reasons += [f"{key} {then} then, {now} now"] if then not in (None, now) else []
     because = f" ({'; '.join(reasons)})" if reasons else " (another processor rounds differently)"
     share, most = facts["changed"], facts["largest"]
     return facts | {"summary": f"Painted again: {share:.2%} of the values differ, by {most} of 255 at most{because}."}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from limner.encoders.published import FACECLIP_ENCODER, FACECLIP_UNET, MERGES
+from limner.pipelines.few_step import RAIL
+from limner.pipelines.fitting import Sizes
 from limner.registry import ModelSpec, WeightFile, register_model, register_weights
 
 DEFAULT = "faceclip-mini"
-
-RAIL = "CreativeML Open RAIL++-M"
 
 SDXL_VAE = register_weights(
     WeightFile(
@@ -41,5 +41,5 @@ FULL = register_model(
     )
 )
 
-PARAMETERS: dict[str, int] = {FULL.name: 1_573_000_000 + 2_567_463_684 + 83_653_863}
-"""Values of encoder, UNet and autoencoder together, for models that are too large to be taken for granted."""
+SIZES: dict[str, Sizes] = {FULL.name: Sizes(1_573_000_000, 2_567_463_684, 83_653_863, 1024**2)}
+"""Of models that are too large to be taken for granted."""

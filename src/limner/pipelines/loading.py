@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from limner.errors import ConfigError, CorruptData, WeightsMismatch, WeightsUnavailable
 from limner.pipelines.catalogue import DEFAULT
+from limner.pipelines.few_step import FewStep, apply_lora, few_step
+from limner.pipelines.fitting import choose_mode, free_memory, sizes_of
 from limner.pipelines.folders import model_folder
-from limner.pipelines.memory import demand_device, memory_mode, place
+from limner.pipelines.memory import PACKAGES, MemoryMode, demand_device, memory_mode, place, quantization
 from limner.pipelines.schedulers import make_scheduler, scheduler_name
 from limner.registry import ModelSpec, file_sha256, get_model
 
@@ -39,6 +41,8 @@ class Model:
         weights: sha256 by component; what provenance records.
         license: of the weights; empty when unknown.
         world: `sitters` for models that only know Limner's synthetic people, else empty.
+        memory: the mode it was loaded in, a name of `limner.pipelines.memory.MODES`.
+        fast: the few-step LoRA in its UNet, or None; its dials are then the model's.
     """
 
     name: str
@@ -46,6 +50,8 @@ class Model:
     weights: dict[str, str]
     license: str = ""
     world: str = ""
+    memory: str = "plain"
+    fast: FewStep | None = None
     _own_scheduler: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -66,6 +72,8 @@ class Model:
             "device": self.pipe.device.type,
             "dtype": str(self.pipe.unet.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
+            "memory": self.memory,
+            "fast": self.fast.name if self.fast else "",
         }
 
 
@@ -76,6 +84,8 @@ def load_model(
     dtype: str = "auto",
     accept_license: bool = False,
     memory: str = "plain",
+    keep_encoder: bool = False,
+    fast: str = "",
 ) -> Model:
     """Loads a registered model, or one from a folder that `save_pretrained` (or training) wrote.
 
@@ -84,29 +94,57 @@ def load_model(
         device: `auto` (an accelerator if there is one), `cpu`, `cuda`, `cuda:1`, `mps`, ….
         dtype: one of `DTYPES`; `auto` is bfloat16 on CUDA, float16 on MPS, float32 on a CPU.
         accept_license: the user accepts weights that forbid commercial use.
-        memory: a name of `limner.pipelines.memory.MODES`.
+        memory: a name of `limner.pipelines.memory.MODES`, or `auto`: what suits model and device
+            (`limner.pipelines.fitting.choose_mode`).
+        keep_encoder: with `auto`, no mode that frees the encoder.
+        fast: a name of `limner.pipelines.few_step.FEW_STEP`: its LoRA is fetched and put into the UNet.
 
     Raises:
-        ConfigError: unknown model, device, dtype or memory mode, or a mode that needs another device.
+        ConfigError: unknown model, device, dtype, memory mode or LoRA, a mode that needs another device, or a LoRA for
+            another base.
+        MissingDependency: the mode needs a package that is not installed.
         WeightsUnavailable: the weights are not here and cannot be had; says how to provide them.
         LicenseNotAccepted: the weights' licence was not accepted.
         CorruptData: the folder is damaged, or is no model of Limner's.
     """
-    mode, where, number_type = memory_mode(memory), choose_device(device), choose_dtype(dtype, device)
-    demand_device(mode, where)
+    where, number_type = choose_device(device), choose_dtype(dtype, device)
+    if memory != "auto":
+        demand_device(memory_mode(memory), where)
+    quick = few_step(fast) if fast else None
     spec, folder = locate(model, accept_license=accept_license)
-    pipe = load_pipeline(folder, number_type)
+    lora = _few_step_file(quick, spec) if quick else None
+    if memory == "auto":
+        free = free_memory(where.type, where.index or 0)
+        memory = choose_mode(where.type, free, sizes_of(folder), number_type.itemsize, keep_encoder=keep_encoder)
+    mode = memory_mode(memory)
+    pipe = load_pipeline(folder, number_type, mode)
     pipe.set_progress_bar_config(disable=True)
+    weights = weight_digests(folder)
+    if lora is not None:
+        apply_lora(pipe, fast, lora, fuse=mode.weights not in PACKAGES)
+        weights["unet_lora"] = file_sha256(lora)
     place(pipe, mode, where)
     if where.type == "cpu":
         pipe.unet.to(memory_format=_channels_last())
     return Model(
         name=spec.name if spec else folder.resolve().name,
         pipe=pipe,
-        weights=weight_digests(folder),
+        weights=weights,
         license=spec.license if spec else "",
         world=str(pipe.config.world),
+        memory=memory,
+        fast=quick,
     )
+
+
+def _few_step_file(quick: FewStep, spec: ModelSpec | None) -> Path:
+    """The LoRA's file; ConfigError where it cannot suit the model. Of somebody's own model it will show when loaded."""
+    if spec is not None and spec.base != quick.base:
+        raise ConfigError(
+            f"The LoRA of --fast {quick.name} was made for {quick.base}; {spec.name} stands on {spec.base}.",
+            "Paint without it, or with a model on that base (see `limner models`).",
+        )
+    return quick.file.resolve()
 
 
 def locate(model: str, *, accept_license: bool = False) -> tuple[ModelSpec | None, Path]:
@@ -170,8 +208,8 @@ def _size(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
-def load_pipeline(folder: Path, dtype: torch.dtype) -> PortraitPipeline:
-    """The pipeline that a folder holds, on the CPU.
+def load_pipeline(folder: Path, dtype: torch.dtype, mode: MemoryMode | None = None) -> PortraitPipeline:
+    """The pipeline that a folder holds, on the CPU (a UNet with 4-bit weights is on the GPU); weights as the mode says.
 
     Raises:
         CorruptData: no Limner model in it, or a damaged one.
@@ -194,7 +232,12 @@ def load_pipeline(folder: Path, dtype: torch.dtype) -> PortraitPipeline:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # diffusers is renaming torch_dtype
-            pipe = pipeline.from_pretrained(str(folder), torch_dtype=dtype, local_files_only=True)
+            pipe = pipeline.from_pretrained(
+                str(folder),
+                torch_dtype=dtype,
+                local_files_only=True,
+                quantization_config=quantization(mode, dtype) if mode else None,
+            )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError) as e:
         raise CorruptData(f"The model in {folder} cannot be loaded ({type(e).__name__}: {e}).") from e
     for name in ("unet", "vae"):
@@ -210,7 +253,8 @@ def _demand_all_weights(folder: Path, model: Any) -> None:
     for file in folder.glob("*.safetensors"):
         with safe_open(str(file), framework="pt") as f:
             stored |= set(f.keys())
-    missing = sorted(set(model.state_dict()) - stored)
+    held = {name for named in (model.named_parameters(), model.named_buffers()) for name, _ in named}
+    missing = sorted(held & set(model.state_dict()) - stored)  # rounded weights have more in their state than a file
     if missing:
         raise WeightsMismatch(
             f"{folder} lacks {len(missing)} weights of its {type(model).__name__}: {', '.join(missing[:3])}, …",

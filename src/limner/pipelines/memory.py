@@ -2,7 +2,8 @@
 
 What a mode promises of its pictures:
 - *exact*: the very pictures of the plain mode, on the same device;
-- otherwise they show the same, but tiles of a decoded picture are blended and sums are taken in another order.
+- *faithful*: they show the same, but tiles of a decoded picture are blended and sums are taken in another order;
+- otherwise the UNet's weights are rounded, and the pictures differ in details.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from limner.config import Config
-from limner.errors import ConfigError
+from limner.errors import ConfigError, MissingDependency
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from limner.types import Conditioning, Identity
 
 OFFLOADS = ("none", "model", "sequential")
+WEIGHTS = ("", "fp8", "int8", "nf4")
+PACKAGES = {"int8": "torchao", "nf4": "bitsandbytes"}
+"""What rounds weights to each form; fp8 needs nothing but torch."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,9 @@ class MemoryMode(Config):
         vae_tiling: decode large pictures in blended tiles, where the autoencoder can.
         attention_slicing: the UNet's attention in slices; of no use where torch has a fused attention (CUDA).
         compile: backend of torch.compile for the UNet (`inductor`); empty compiles nothing.
+        weights: how the UNet's weights are kept: `fp8` (8-bit floats, all but its norms and embeddings), `int8` (linear
+            layers, torchao), `nf4` (linear layers, 4 bits, bitsandbytes); empty keeps them as they are. Sums are taken
+            in the model's own number type in all of them.
     """
 
     free_encoders: bool = False
@@ -43,14 +50,22 @@ class MemoryMode(Config):
     vae_tiling: bool = False
     attention_slicing: bool = False
     compile: str = ""
+    weights: str = ""
 
     def validate(self) -> None:
         self.check(self.offload in OFFLOADS, "offload", ", ".join(OFFLOADS))
+        self.check(self.weights in WEIGHTS, "weights", ", ".join(WEIGHTS[1:]) + " or nothing")
+        self.check(not self.weights or self.offload == "none", "weights", "nothing, where models are offloaded")
 
     @property
     def exact(self) -> bool:
         """Whether pictures are promised to equal the plain mode's, bit for bit."""
-        return not (self.vae_slicing or self.vae_tiling or self.attention_slicing or self.compile)
+        return self.faithful and not (self.vae_slicing or self.vae_tiling or self.attention_slicing or self.compile)
+
+    @property
+    def faithful(self) -> bool:
+        """Whether the weights are the plain mode's."""
+        return not self.weights
 
 
 MODES: dict[str, MemoryMode] = {
@@ -59,9 +74,12 @@ MODES: dict[str, MemoryMode] = {
     "sliced": MemoryMode(free_encoders=True, vae_slicing=True, vae_tiling=True, attention_slicing=True),
     "offload": MemoryMode(offload="model", vae_slicing=True, vae_tiling=True),
     "sequential": MemoryMode(offload="sequential", vae_slicing=True, vae_tiling=True),
+    "fp8": MemoryMode(free_encoders=True, vae_slicing=True, vae_tiling=True, weights="fp8"),
+    "int8": MemoryMode(free_encoders=True, vae_slicing=True, vae_tiling=True, weights="int8"),
+    "nf4": MemoryMode(free_encoders=True, vae_slicing=True, vae_tiling=True, weights="nf4"),
     "compiled": MemoryMode(compile="inductor"),
 }
-"""By the name that `--memory` takes, from the fastest start to the least memory; `compiled` is for many pictures."""
+"""By the name that `--memory` takes; `compiled` is for many pictures. `limner.pipelines.fitting` chooses among them."""
 
 
 def memory_mode(name: str) -> MemoryMode:
@@ -72,21 +90,61 @@ def memory_mode(name: str) -> MemoryMode:
 
 
 def demand_device(mode: MemoryMode, device: torch.device) -> None:
-    """Raises ConfigError where the mode moves models to a GPU and from it, but `device` is none."""
+    """Raises where the mode cannot be had here; before anything is loaded.
+
+    Raises:
+        ConfigError: the mode needs another device than `device`.
+        MissingDependency: it needs a package that is not installed.
+    """
+    lacking = ""
     if mode.offload != "none" and device.type != "cuda":
+        lacking = f"Offloading ({mode.offload}) needs a CUDA GPU"
+    elif mode.weights == "nf4" and device.type != "cuda":
+        lacking = "Weights of 4 bits (nf4) need a CUDA GPU"
+    elif mode.weights == "fp8" and device.type == "mps":
+        lacking = "Weights of 8-bit floats (fp8) need a CUDA GPU or a CPU"
+    if lacking:
         raise ConfigError(
-            f"Offloading ({mode.offload}) needs a CUDA GPU; the device is {device.type}.",
-            f"Modes for this device: {', '.join(n for n, m in MODES.items() if m.offload == 'none')}.",
+            f"{lacking}; the device is {device.type}.", f"Modes for this device: {', '.join(modes_for(device))}."
         )
+    package = PACKAGES.get(mode.weights)
+    if package and not _installed(package):
+        raise MissingDependency(
+            f"Weights in {mode.weights} need the package {package}, which is not installed.",
+            'Install it with: pip install "limner[quant]"',
+        )
+
+
+def modes_for(device: torch.device) -> list[str]:
+    """Names of the modes that a device of this type can have, whether or not their packages are installed."""
+    only_cuda = {n for n, m in MODES.items() if m.offload != "none" or m.weights == "nf4"}
+    refused = only_cuda if device.type != "cuda" else set()
+    return [n for n, m in MODES.items() if n not in refused and not (m.weights == "fp8" and device.type == "mps")]
+
+
+def quantization(mode: MemoryMode, dtype: torch.dtype) -> Any:
+    """diffusers' PipelineQuantizationConfig with which a pipeline must be loaded for this mode; None for most modes."""
+    if mode.weights not in PACKAGES:
+        return None
+    from diffusers import BitsAndBytesConfig, PipelineQuantizationConfig, TorchAoConfig
+
+    if mode.weights == "int8":
+        from torchao.quantization import Int8WeightOnlyConfig
+
+        how: Any = TorchAoConfig(Int8WeightOnlyConfig())
+    else:
+        how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    return PipelineQuantizationConfig(quant_mapping={"unet": how})
 
 
 def place(pipe: PortraitPipeline, mode: MemoryMode, device: torch.device) -> None:
     """Brings a pipeline that is on the CPU to `device`, as the mode has it; once per pipeline.
 
-    Encoders are not freed here (see `encode_then_free`).
+    Encoders are not freed here (see `encode_then_free`); int8 and nf4 weights must have been loaded as such (see
+    `quantization`).
 
     Raises:
-        ConfigError: the mode cannot be had on this device.
+        ConfigError, MissingDependency: the mode cannot be had here.
     """
     demand_device(mode, device)
     if mode.vae_slicing:
@@ -95,6 +153,10 @@ def place(pipe: PortraitPipeline, mode: MemoryMode, device: torch.device) -> Non
         pipe.vae.enable_tiling()
     if mode.attention_slicing:
         pipe.unet.set_attention_slice("max")
+    if mode.weights == "fp8":
+        import torch
+
+        pipe.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=pipe.unet.dtype)
     if mode.offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif mode.offload == "sequential":
@@ -122,3 +184,9 @@ def encode_then_free(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return made
+
+
+def _installed(package: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(package) is not None

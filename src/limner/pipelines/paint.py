@@ -63,7 +63,7 @@ class Dials(Config):
 
 
 def default_dials(model: Model, **changes: Any) -> Dials:
-    """What the model recommends, with every change that is not None."""
+    """What the model recommends, or the few-step LoRA in it, with every change that is not None."""
     from limner.pipelines.schedulers import scheduler_name
 
     pipe = model.pipe
@@ -75,6 +75,12 @@ def default_dials(model: Model, **changes: Any) -> Dials:
         "height": pipe.default_size[0],
         "scheduler": scheduler_name(pipe.scheduler),
     }
+    if model.fast:
+        values |= {
+            "steps": model.fast.steps,
+            "guidance_scale": model.fast.guidance_scale,
+            "scheduler": model.fast.scheduler,
+        }
     return Dials.from_dict(values | {k: v for k, v in changes.items() if v is not None})
 
 
