@@ -13,7 +13,7 @@ import limner
 
 PACKAGE = Path(limner.__file__).parent
 LAYERS = (
-    {"cli", "web"},
+    {"cli", "web", "serve"},
     {"evaluation", "training"},
     {"pipelines"},
     {"methods"},

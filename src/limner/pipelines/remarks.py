@@ -28,3 +28,11 @@ def prompt_remarks(model: Model, texts: Sequence[str]) -> list[str]:
     if not words:
         return []
     return [f"{model.name} does not know these words and cannot paint them: {', '.join(dict.fromkeys(words))}."]
+
+
+def truncation_remarks(model: Model, texts: Sequence[str]) -> list[str]:
+    """Says which prompts are longer than the model reads."""
+    tokenizer = model.pipe.tokenizer
+    most = tokenizer.model_max_length
+    lengths = [len(tokenizer(text, verbose=False)["input_ids"]) for text in texts if text]
+    return [f"The prompt has {n} tokens, {most} fit; the rest was cut off." for n in lengths if n > most]

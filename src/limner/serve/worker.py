@@ -1,0 +1,289 @@
+"""What the engine's worker does with the model: enrol, paint rows of several jobs in one batch, preview, check."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import logging
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from limner.errors import ConfigError, FaceError, ImageError, LimnerError
+from limner.pipelines.paint import Dials, as_portrait, default_dials, paint_batch
+from limner.pipelines.remarks import prompt_remarks, truncation_remarks, world_remarks
+from limner.pipelines.schedulers import SCHEDULERS
+from limner.provenance import MAX_IDENTITY_BYTES, compact, encode_portrait, picture_world
+from limner.serve.jobs import Job, Limits, PaintRequest, Picture, Status
+from limner.serve.preview import PREVIEW_EVERY, preview_jpeg
+from limner.types import Conditioning, Face, Identity, Portrait
+
+if TYPE_CHECKING:
+    from limner.faces import Found
+    from limner.pipelines.loading import Model
+    from limner.serve.engine import Engine
+    from limner.serve.state import Kept
+
+log = logging.getLogger(__name__)
+
+Row = tuple[Job, int]
+"""A job and the number of one of its pictures."""
+
+
+class Abandoned(Exception):
+    """Nobody waits for this batch any more."""
+
+
+def model_facts(model: Model) -> dict[str, Any]:
+    """What must be known of a model to check a request without touching it."""
+    return {
+        "name": model.name,
+        "method": model.pipe.method.name,
+        "world": model.world,
+        "license": model.license,
+        "weights": dict(model.weights),
+        "dials": default_dials(model).to_dict(),
+        "size_unit": max(8, model.pipe.vae_scale_factor),
+        "schedulers": sorted({*SCHEDULERS, default_dials(model).scheduler}),
+    }
+
+
+def make_job(
+    job_id: str,
+    owner: str,
+    request: PaintRequest,
+    kept: Kept | None,
+    facts: dict[str, Any],
+    limits: Limits,
+) -> Job:
+    """A job that can be painted, or ConfigError."""
+    names = ("strength", "guidance_scale", "guidance_rescale", "steps", "width", "height", "scheduler", "watermark")
+    given = {name: getattr(request, name) for name in names if getattr(request, name) is not None}
+    dials = Dials.from_dict({**facts["dials"], **given, "batch": min(limits.batch, 64)})
+    unit = facts["size_unit"]
+    for name, ok, allowed in (
+        ("number", 1 <= request.number <= limits.number, f"1 to {limits.number}"),
+        ("seed", request.seed is None or 0 <= request.seed < 2**62, "0 to 2^62"),
+        ("steps", dials.steps <= limits.steps, f"1 to {limits.steps}"),
+        ("width", dials.width % unit == 0 and dials.width >= unit, f"multiples of {unit}"),
+        ("height", dials.height % unit == 0 and dials.height >= unit, f"multiples of {unit}"),
+        ("scheduler", dials.scheduler in facts["schedulers"], ", ".join(facts["schedulers"])),
+    ):
+        if not ok:
+            raise ConfigError(f"{name} is {getattr(request, name)!r}; allowed: {allowed}.")
+    if dials.width * dials.height > limits.pixels:
+        raise ConfigError(f"{dials.width} × {dials.height} are too many pixels; allowed: {limits.pixels} at most.")
+    if request.likeness and kept is None:
+        raise ConfigError("likeness needs an identity to compare with.")
+    first = secrets.randbelow(2**31) if request.seed is None else request.seed
+    seeds = list(range(first, first + request.number))
+    identity, digest = (None, "") if kept is None else (kept.identity, kept.person.digest)
+    todo = list(range(len(seeds)))
+    return Job(job_id, owner, request, dials, identity, digest, seeds, time.monotonic(), todo=todo)
+
+
+def gather(
+    find: Callable[[bytes, str], Found], photos: Sequence[bytes], choose: str, world: str
+) -> tuple[list[Face], list[str], bool]:
+    """The chosen face of every photo, remarks, and whether a photo comes from outside the model's world."""
+    faces: list[Face] = []
+    remarks: list[str] = []
+    outside = False
+    for number, photo in enumerate(photos, 1):
+        name = f"photo {number}"
+
+        def say(text: str, name: str = name) -> str:
+            text = text.replace("<bytes>", name).replace("The given data", name.capitalize())
+            return text.replace("--choose", "`choose`").replace(", or like:PHOTO", "")
+
+        try:
+            found = find(photo, choose)
+        except ImageError as e:
+            e.message, e.hint = say(e.message), say(e.hint)
+            raise
+        face = dataclasses.replace(found.face(), source=name)
+        faces.append(face)
+        remarks += [say(found.advice)] if found.advice else []
+        remarks += [f"{name}: {warning}" for warning in face.quality.warnings] if face.quality else []
+        outside = outside or (bool(world) and _world(photo) != world)
+    return faces, remarks, outside
+
+
+def enroll(model: Model, faces: Sequence[Face], outside: bool) -> tuple[Identity, list[str]]:
+    """The person of these faces, rounded as provenance keeps it, with remarks; FaceError if they are several."""
+    import torch
+
+    from limner.pipelines.people import gather_references
+
+    references = gather_references(list(faces), embedder=model.pipe.embedder)
+    with torch.no_grad():
+        identity = compact(model.pipe.method.enroll(references.faces))
+    identity = dataclasses.replace(identity, info={**identity.info, "outside": outside})
+    return identity, [*references.remarks, *world_remarks(model, identity)]
+
+
+def paint_job_rows(engine: Engine, model: Model, rows: Sequence[Row]) -> None:
+    """Paints one batch and hands every picture to its job. Jobs that are wrong fail alone; anything else propagates."""
+    rows, conditioning = _condition(engine, model, rows)
+    if not rows or conditioning is None:
+        return
+    jobs = _jobs(rows)
+    dials = rows[0][0].dials
+    seeds = [job.seeds[index] for job, index in rows]
+    started = previewed = time.monotonic()
+
+    def on_step(step: int, of: int) -> None:
+        with engine._changed:
+            alive = [job for job in jobs if job.status is Status.RUNNING]
+            if not alive or engine._stopping:
+                raise Abandoned
+            for job in alive:
+                job.step = round(step * job.dials.steps / max(of, 1))
+                engine._touch(job)
+
+    def on_latents(latents: Any) -> None:
+        nonlocal previewed
+        wanting = [job for job in jobs if job.request.preview and job.status is Status.RUNNING]
+        if not (engine.previews and wanting) or time.monotonic() - previewed < PREVIEW_EVERY:
+            return
+        for job in wanting:
+            at = next(i for i, (owner, _) in enumerate(rows) if owner is job)
+            jpeg = preview_jpeg(model.pipe, latents[at])
+            with engine._changed:
+                job.preview = None if job.status.final else jpeg
+                engine._touch(job)
+        previewed = time.monotonic()
+
+    try:
+        model.set_scheduler(dials.scheduler)
+        images = paint_batch(model, conditioning, seeds, dials, on_step, on_latents)
+    except Abandoned:
+        return
+    except LimnerError as e:
+        _fail(engine, jobs, e)
+        return
+    timings = {"paint": round((time.monotonic() - started) / len(rows), 4)}
+    for (job, index), image in zip(rows, images, strict=True):
+        own = [job.seeds[i] for other, i in rows if other is job]
+        portrait = as_portrait(
+            model, image, job.seeds[index], job.request.prompt, job.request.negative_prompt, job.digest, job.dials, own,
+            timings,
+        )  # fmt: skip
+        try:
+            picture = _finished(engine, model, job, index, portrait, len(rows))
+        except LimnerError as e:
+            _fail(engine, [job], e)
+            continue
+        _deliver(engine, job, picture)
+
+
+def _condition(engine: Engine, model: Model, rows: Sequence[Row]) -> tuple[list[Row], Conditioning | None]:
+    """One row of conditioning a picture. Rows whose prompts have another number of tokens are left for later."""
+    import torch
+
+    made: dict[str, Conditioning] = {}
+    for job in _jobs(rows):
+        request = job.request
+        identity = job.identity
+        if job.status.final:
+            continue
+        try:
+            made[job.id] = model.pipe.condition(request.prompt, identity, request.negative_prompt, job.dials.strength)
+        except LimnerError as e:
+            _fail(engine, [job], e)
+            continue
+        remarks = prompt_remarks(model, [request.prompt, request.negative_prompt])
+        remarks += truncation_remarks(model, [request.prompt, request.negative_prompt])
+        remarks += world_remarks(model, identity) if identity is not None else []
+        with engine._changed:
+            job.remarks = tuple(dict.fromkeys([*job.remarks, *remarks]))
+    rows = [(job, index) for job, index in rows if job.id in made]
+    if not rows:
+        return [], None
+    shape = made[rows[0][0].id].prompt_embeds.shape
+    rows = [(job, index) for job, index in rows if made[job.id].prompt_embeds.shape == shape]
+    parts = [made[job.id] for job, _ in rows]
+
+    def stacked(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else torch.cat(values)
+
+    names = ("prompt_embeds", "pooled", "negative_prompt_embeds", "negative_pooled")
+    return rows, Conditioning(**{name: stacked(name) for name in names})
+
+
+def _finished(engine: Engine, model: Model, job: Job, index: int, portrait: Portrait, batch: int) -> Picture:
+    """The picture as its caller gets it: scored, checked, encoded."""
+    identity = job.identity
+    if job.request.likeness and identity is not None:
+        portrait = dataclasses.replace(
+            portrait, scores={"likeness": round(_likeness(engine, model, identity, portrait), 4)}
+        )
+    portrait = dataclasses.replace(portrait, settings={**portrait.settings, "batch_rows": batch})
+    facts: dict[str, Any] = {"scores": dict(portrait.scores), "settings": dict(portrait.settings)}
+    refused = _refusal(engine, portrait)
+    if refused:
+        return Picture(index, portrait.seed, b"", refused, **facts)
+    embedded = identity if job.request.embed_identity and identity is not None and _fits(identity) else None
+    return Picture(index, portrait.seed, encode_portrait(portrait, embedded, model.license), **facts)
+
+
+def _refusal(engine: Engine, portrait: Portrait) -> str:
+    if engine.checker is None:
+        return ""
+    try:
+        return str(engine.checker(portrait) or "")
+    except Exception:  # whatever a checker that is not ours raises: no picture goes out unchecked
+        log.exception("The safety checker failed.")
+        return "The safety checker failed."
+
+
+def _likeness(engine: Engine, model: Model, identity: Identity, portrait: Portrait) -> float:
+    from limner.pipelines.faceclip import own_embedding
+    from limner.pipelines.ranking import NO_FACE
+
+    try:
+        face = engine._find(portrait.image, "largest").face()
+    except FaceError:
+        return NO_FACE
+    embedder = model.pipe.embedder
+    if embedder is None:
+        raise ConfigError(f"{model.name} has no recogniser of its own; likeness cannot be scored.")
+    return float(embedder.embed(face) @ own_embedding(identity))
+
+
+def _deliver(engine: Engine, job: Job, picture: Picture) -> None:
+    with engine._changed:
+        if job.status.final:
+            return
+        job.pictures[picture.index] = picture
+        job.todo.remove(picture.index)
+        job.rows -= 1
+        engine.counters["refused" if picture.refused else "painted"] += 1
+        if job.todo:
+            engine._touch(job)
+        else:
+            engine._finish(job, Status.DONE)
+
+
+def _fail(engine: Engine, jobs: Sequence[Job], error: LimnerError) -> None:
+    with engine._changed:
+        for job in jobs:
+            if not job.status.final:
+                engine._finish(job, Status.FAILED, error)
+
+
+def _jobs(rows: Sequence[Row]) -> list[Job]:
+    return list({job.id: job for job, _ in rows}.values())
+
+
+def _fits(identity: Identity) -> bool:
+    return sum(t.numel() * t.element_size() for t in identity.tensors.values()) < MAX_IDENTITY_BYTES - 4096
+
+
+def _world(photo: bytes) -> str:
+    try:
+        return picture_world(io.BytesIO(photo))
+    except ImageError:
+        return ""
