@@ -57,3 +57,12 @@ def make_engine(tiny_folder: Path) -> Iterator[Any]:
     yield make
     for engine in engines:
         engine.close()
+
+
+@pytest.fixture(scope="module")
+def shared_engine(tiny_folder: Path) -> Iterator[Engine]:
+    """For tests that leave nothing behind."""
+    engine = Engine(lambda: load_model(str(tiny_folder), device="cpu"))
+    engine.start()
+    yield engine
+    engine.close()

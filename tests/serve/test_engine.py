@@ -93,8 +93,6 @@ def test_requests_of_several_callers_share_a_batch_and_keep_their_own_picture(ma
     engine = make_engine(Limits(batch=4), checker=brake)
     first = engine.submit("zoe", PaintRequest("a hat", steps=1))
     brake.entered.wait(20)
-    me = engine.enroll  # enrolments wait for the worker too; these jobs paint nobody
-    assert me
     jobs = {
         owner: engine.submit(owner, PaintRequest(prompt, seed=seed, steps=2, negative_prompt=negative))
         for owner, prompt, seed, negative in (
@@ -111,10 +109,322 @@ def test_requests_of_several_callers_share_a_batch_and_keep_their_own_picture(ma
     assert engine.counters["batches"] - before <= 3  # zoe's, the three together, d's of another number of steps
     together = {owner: engine.result(owner, job)[0] for owner, job in jobs.items()}
     assert {p.settings["batch_rows"] for p in together.values()} == {3}
-    for owner, prompt, seed, negative in (("a", "a chef", 1, ""), ("b", "a wizard", 2, "hat"), ("c", "a man", 3, "")):
+    for owner, prompt, seed, negative in orders:
         alone = engine.submit("x", PaintRequest(prompt, seed=seed, steps=2, negative_prompt=negative))
         finish(engine, "x", alone)
         one = np.asarray(Image.open(io.BytesIO(engine.result("x", alone)[0].png)), int)
         both = np.asarray(Image.open(io.BytesIO(together[owner].png)), int)
         assert np.abs(one - both).max() <= 1
         assert read_provenance(io.BytesIO(together[owner].png)).portrait.prompt == prompt
+
+
+def test_callers_cannot_reach_each_other(make_engine: Any, photo: bytes) -> None:
+    engine = make_engine()
+    me = engine.enroll("ann", [photo])
+    job = engine.submit("ann", PaintRequest("a chef", identity=me.id))
+    finish(engine, "ann", job)
+    for call in (engine.progress, engine.result, engine.cancel, engine.delete):
+        with pytest.raises(NotFound):
+            call("bob", job)
+    for call in (engine.person, engine.identity, engine.forget):
+        with pytest.raises(NotFound):
+            call("bob", me.id)
+    with pytest.raises(NotFound):
+        engine.submit("bob", PaintRequest("a chef", identity=me.id))
+    assert engine.jobs("bob") == engine.persons("bob") == []
+    assert engine.result("ann", job)
+
+
+def test_cancel_a_waiting_and_a_running_job(make_engine: Any) -> None:
+    engine = make_engine()
+    long = engine.submit("ann", PaintRequest("a chef", steps=100, number=16))
+    waiting = engine.submit("ann", PaintRequest("a hat"))
+    for progress in engine.watch("ann", long):
+        if progress.status is Status.RUNNING and progress.step > 1:
+            break
+    assert engine.progress("ann", waiting).position == 0
+    assert engine.cancel("ann", waiting).status is Status.CANCELLED
+    assert engine.cancel("ann", long).status is Status.CANCELLED
+    after = engine.submit("ann", A)
+    start = time.monotonic()
+    assert finish(engine, "ann", after)[-1].status is Status.DONE
+    assert time.monotonic() - start < 3
+    assert engine.result("ann", waiting) == []
+    assert engine.cancel("ann", after).status is Status.DONE
+
+
+def test_previews_are_small_pictures(make_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("limner.serve.worker.PREVIEW_EVERY", 0.0)
+    engine = make_engine()
+    job = engine.submit("ann", PaintRequest("a chef", steps=30, preview=True))
+    previews = {p.preview for p in engine.watch("ann", job) if p.preview}
+    assert len(previews) > 1
+    assert all(Image.open(io.BytesIO(p)).size == (64, 64) for p in previews)
+    quiet = engine.submit("ann", PaintRequest("a chef", steps=30))
+    assert not any(p.preview for p in engine.watch("ann", quiet))
+
+
+def test_the_same_key_gives_the_same_job(make_engine: Any) -> None:
+    engine = make_engine()
+    job = engine.submit("ann", A, "k")
+    assert engine.submit("ann", A, "k") == job
+    assert engine.submit("bob", A, "k") != job
+    with pytest.raises(IdempotencyMismatch):
+        engine.submit("ann", PaintRequest("a chef"), "k")
+    engine.delete("ann", job)
+    assert engine.submit("ann", A, "k") != job
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        PaintRequest("  "),
+        PaintRequest("a" * 2001),
+        PaintRequest("a", negative_prompt="a" * 2001),
+        PaintRequest("a \ud800"),
+        PaintRequest("a", number=0),
+        PaintRequest("a", number=17),
+        PaintRequest("a", seed=-1),
+        PaintRequest("a", seed=2**63),
+        PaintRequest("a", steps=0),
+        PaintRequest("a", steps=101),
+        PaintRequest("a", strength=1.5),
+        PaintRequest("a", strength=float("nan")),
+        PaintRequest("a", guidance_scale=-1.0),
+        PaintRequest("a", width=60),
+        PaintRequest("a", width=-64),
+        PaintRequest("a", width=4096, height=4096),
+        PaintRequest("a", scheduler="fastest"),
+        PaintRequest("a", scheduler="KarrasVeScheduler"),
+        PaintRequest("a", likeness=True),
+    ],
+    ids=lambda r: str({k: v for k, v in vars(r).items() if v})[:60],
+)
+def test_wrong_requests_are_refused_at_once(shared_engine: Engine, request_: PaintRequest) -> None:
+    with pytest.raises((ConfigError, PromptError)):
+        shared_engine.submit("ann", request_)
+    assert shared_engine.jobs("ann") == []
+
+
+def test_wrong_photos_are_refused(shared_engine: Engine, photo: bytes, wall: bytes) -> None:
+    for photos, error in (
+        ([wall], NoFaceFound),
+        ([photo, wall], NoFaceFound),
+        ([b"no picture"], UnreadableImage),
+        ([photo[: len(photo) // 2]], UnreadableImage),
+        ([b""], UnreadableImage),
+        ([], ConfigError),
+        ([photo] * 9, ConfigError),
+    ):
+        with pytest.raises(error):
+            shared_engine.enroll("ann", photos)
+    with pytest.raises(NoFaceFound, match="photo 2"):
+        shared_engine.enroll("ann", [photo, wall])
+    for choose in ("like:/etc/passwd", "prettiest"):
+        with pytest.raises(ConfigError):
+            shared_engine.enroll("ann", [photo], choose)
+    with pytest.raises(TypeError):
+        shared_engine.find_faces("/etc/passwd")  # type: ignore[arg-type]
+    for ttl in (0, -1, float("nan"), 1e9):
+        with pytest.raises(ConfigError):
+            shared_engine.enroll("ann", [photo], ttl=ttl)
+    assert shared_engine.persons("ann") == []
+
+
+def test_photos_of_too_many_pixels(make_engine: Any, photo: bytes) -> None:
+    with pytest.raises(ImageTooLarge):
+        make_engine(Limits(photo_pixels=1000)).enroll("ann", [photo])
+
+
+def test_limits_of_queue_caller_and_memory(make_engine: Any, photo: bytes) -> None:
+    brake = Brake()
+    engine = make_engine(Limits(queue=3, per_owner=2), checker=brake)
+    for owner in ("ann", "ann", "bob"):
+        engine.submit(owner, A)
+    with pytest.raises(QueueFull) as full:
+        engine.submit("bob", A)
+    assert full.value.retry_after >= 1
+    brake.release.set()
+    for job in engine.jobs("ann"):
+        finish(engine, "ann", job.id)
+    finish(engine, "bob", engine.jobs("bob")[0].id)
+    with pytest.raises(TooManyJobs):
+        engine.submit("ann", A)
+    engine.delete("ann", engine.jobs("ann")[0].id)
+    assert engine.submit("ann", A)
+    small = make_engine(Limits(kept_bytes=100))
+    with pytest.raises(StorageFull):
+        small.enroll("ann", [photo])
+
+
+def test_what_is_old_is_forgotten(make_engine: Any, photo: bytes) -> None:
+    engine = make_engine(Limits(keep_results=0.2))
+    me = engine.enroll("ann", [photo], ttl=0.3)
+    job = engine.submit("ann", PaintRequest("a chef", identity=me.id))
+    assert finish(engine, "ann", job)[-1].status is Status.DONE
+    time.sleep(0.3)
+    with pytest.raises(NotFound):
+        engine.person("ann", me.id)
+    for _ in range(50):  # the idle worker cleans up, too
+        if engine.status()["kept_bytes"] == 0:
+            break
+        time.sleep(0.1)
+    assert engine.status()["results"] == engine.status()["identities"] == 0
+
+
+def test_identities_stay_out_of_pictures_unless_asked_for(make_engine: Any, photo: bytes) -> None:
+    engine = make_engine()
+    me = engine.enroll("ann", [photo])
+    job = engine.submit("ann", PaintRequest("a chef", identity=me.id, watermark=True))
+    finish(engine, "ann", job)
+    picture = Image.open(io.BytesIO(engine.result("ann", job)[0].png))
+    assert IDENTITY_KEY not in picture.text
+    from limner.watermark import detect
+
+    assert detect(np.asarray(picture)).detected
+
+
+def test_a_checker_refuses_and_one_that_breaks_lets_nothing_out(make_engine: Any) -> None:
+    def strict(portrait: Any) -> str:
+        return "no hats" if "hat" in portrait.prompt else ""
+
+    engine = make_engine(checker=strict)
+    for prompt, refused in (("a hat", "no hats"), ("a chef", "")):
+        job = engine.submit("ann", PaintRequest(prompt))
+        assert finish(engine, "ann", job)[-1].status is Status.DONE
+        (picture,) = engine.result("ann", job)
+        assert picture.refused == refused
+        assert bool(picture.png) is not bool(refused)
+
+    def broken(portrait: Any) -> str:
+        raise RuntimeError("out of order")
+
+    engine = make_engine(checker=broken)
+    job = engine.submit("ann", PaintRequest("a chef"))
+    finish(engine, "ann", job)
+    assert engine.result("ann", job)[0].png == b""
+
+
+class Killed(BaseException):
+    """Nothing in the engine catches it by name."""
+
+
+def kill(engine: Engine) -> None:
+    """The worker dies wherever it is."""
+    worker = engine._worker
+    assert worker is not None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(worker.ident), ctypes.py_object(Killed))
+
+
+def test_a_killed_worker_loses_no_job(make_engine: Any, photo: bytes) -> None:
+    engine = make_engine()
+    me = engine.enroll("ann", [photo])
+    jobs = [engine.submit(o, PaintRequest("a chef", seed=i, steps=20)) for i, o in enumerate("abcdef")]
+    jobs.append(engine.submit("ann", PaintRequest("a chef", identity=me.id, steps=20, number=5)))
+    owners = [*"abcdef", "ann"]
+    for _ in range(2):
+        time.sleep(0.1)
+        kill(engine)
+    for owner, job in zip(owners, jobs, strict=True):
+        last = finish(engine, owner, job)[-1]
+        assert last.status is Status.DONE, last
+    assert engine.counters["crashes"] >= 1
+    assert len(engine.result("ann", jobs[-1])) == 5
+    assert engine.status()["ready"]
+
+
+def test_a_job_that_kills_every_worker_fails_alone(make_engine: Any, tiny_folder: Path) -> None:
+    def load() -> Any:
+        model = load_model(str(tiny_folder), device="cpu")
+        condition = model.pipe.condition
+
+        def fragile(prompt: str, *args: Any, **kwargs: Any) -> Any:
+            if prompt == "boom":
+                raise MemoryError
+            return condition(prompt, *args, **kwargs)
+
+        model.pipe.condition = fragile  # type: ignore[method-assign]
+        return model
+
+    engine = make_engine(load=load)
+    boom, good = engine.submit("ann", PaintRequest("boom")), engine.submit("bob", PaintRequest("a chef"))
+    assert finish(engine, "bob", good)[-1].status is Status.DONE
+    last = finish(engine, "ann", boom)[-1]
+    assert last.status is Status.FAILED
+    assert last.error is not None
+    assert last.error["code"] == "worker_crashed"
+    assert engine.counters["crashes"] == 3
+    assert finish(engine, "ann", engine.submit("ann", A))[-1].status is Status.DONE
+
+
+def test_a_model_that_cannot_be_loaded_again_fails_what_waits(make_engine: Any, tiny_folder: Path) -> None:
+    loads = []
+
+    def load() -> Any:
+        loads.append(1)
+        if len(loads) > 1:
+            raise ConfigError("the folder is gone")
+        return load_model(str(tiny_folder), device="cpu")
+
+    engine = make_engine(load=load)
+    job = engine.submit("ann", PaintRequest("a chef", steps=100, number=16))
+    kill(engine)
+    last = finish(engine, "ann", job)[-1]
+    assert last.error is not None
+    assert last.error["code"] == "unavailable"
+    assert engine.status()["failed"]
+    assert not engine.status()["ready"]
+
+
+def test_what_loading_raises_reaches_the_caller(make_engine: Any) -> None:
+    def load() -> Any:
+        raise ConfigError("no such model")
+
+    with pytest.raises(ConfigError, match="no such model"):
+        make_engine(load=load)
+
+
+def test_draining_finishes_what_was_accepted(make_engine: Any, photo: bytes) -> None:
+    engine = make_engine()
+    jobs = [engine.submit("ann", PaintRequest("a chef", seed=i)) for i in range(4)]
+    assert engine.drain(30)
+    assert [engine.progress("ann", job).status for job in jobs] == [Status.DONE] * 4
+    assert not engine.status()["ready"]
+    with pytest.raises(Draining):
+        engine.submit("ann", A)
+    with pytest.raises(Draining):
+        engine.enroll("ann", [photo])
+
+
+def test_closing_hands_back_what_is_unfinished(make_engine: Any) -> None:
+    engine = make_engine()
+    job = engine.submit("ann", PaintRequest("a chef", steps=100, number=16))
+    assert not engine.drain(0.05)
+    engine.close()
+    progress = engine.progress("ann", job)
+    assert progress.error is not None
+    assert (progress.status, progress.error["code"]) == (Status.FAILED, "draining")
+
+
+def test_callers_take_turns(make_engine: Any) -> None:
+    brake = Brake()
+    engine = make_engine(Limits(batch=1), checker=brake)
+    greedy = [engine.submit("ann", PaintRequest("a chef", steps=1)) for _ in range(6)]
+    brake.entered.wait(20)
+    late = engine.submit("bob", PaintRequest("a chef", steps=1))
+    brake.release.set()
+    finish(engine, "bob", late)
+    assert sum(engine.progress("ann", job).status is Status.DONE for job in greedy) <= 3
+
+
+def test_remarks_say_what_the_model_cannot_do(make_engine: Any, photo: bytes) -> None:
+    engine = make_engine()
+    image = io.BytesIO()
+    Image.open(io.BytesIO(photo)).convert("RGB").save(image, "JPEG", quality=95)
+    me = engine.enroll("ann", [image.getvalue()])
+    assert "outside its world" in " ".join(me.remarks)
+    job = engine.submit("ann", PaintRequest("a zeppelin " + "hat " * 40, identity=me.id))
+    said = " ".join(finish(engine, "ann", job)[-1].remarks)
+    assert "zeppelin" in said
+    assert "cut off" in said
+    assert "outside its world" in said
