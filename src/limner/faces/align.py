@@ -187,16 +187,25 @@ def put_back(image: np.ndarray, patch: np.ndarray, matrix: np.ndarray, *, feathe
     return result
 
 
+def head_matrix(box: tuple[float, float, float, float], landmarks: np.ndarray | None, size: int) -> np.ndarray:
+    """The 2 × 3 transform from source pixels to an upright crop of the whole head, `size` pixels a side.
+
+    Args:
+        box, landmarks: of a face; without landmarks the crop is placed by the box.
+    """
+    if landmarks is not None:
+        return similarity(landmarks, head_template(size))
+    matrix = box_similarity(box, size, HEAD_ZOOM)
+    matrix[1, 2] += _HEAD_SHIFT * size
+    return matrix
+
+
 def head_crop(image: np.ndarray, face: Face, size: int = 448) -> tuple[np.ndarray, np.ndarray]:
-    """The whole head, upright: a (size, size, 3) uint8 crop and the 2 × 3 transform that made it.
+    """The whole head, upright: a (size, size, 3) uint8 crop and the 2 × 3 transform that made it (`head_matrix`).
 
     Args:
         image: the picture that the face was found in.
         face: of any detector; without landmarks the crop is placed by the box.
     """
-    if face.landmarks is not None:
-        matrix = similarity(face.landmarks, head_template(size))
-    else:
-        matrix = box_similarity(face.box, size, HEAD_ZOOM)
-        matrix[1, 2] += _HEAD_SHIFT * size
+    matrix = head_matrix(face.box, face.landmarks, size)
     return warp(image, matrix, size), matrix

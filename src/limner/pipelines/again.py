@@ -11,6 +11,7 @@ import numpy as np
 
 from limner.errors import ConfigError, CorruptData, WeightsMismatch, WeightsUnavailable
 from limner.pipelines.paint import Dials, OnStep, paint
+from limner.pipelines.rescue import Plan
 from limner.provenance import Provenance, versions
 from limner.registry import get_model
 from limner.types import Identity, Portrait
@@ -41,7 +42,7 @@ def repaint(model: Model, record: Provenance, identity: Identity | None, on_step
     """Paints a recorded portrait again: the batch it was in, of which it keeps the one, with as many threads.
 
     Both only matter for the last bits: sums are grouped differently in another batch or on other threads, and about one
-    value in 40,000 then comes out one level higher or lower.
+    value in 40,000 then comes out one level higher or lower. Small faces are rescued where they were found then.
 
     Args:
         model: the one that painted it.
@@ -63,7 +64,7 @@ def repaint(model: Model, record: Provenance, identity: Identity | None, on_step
         raise WeightsMismatch(
             "The picture was painted from another identity than the one given."
             if identity is not None
-            else "The picture was painted from an identity that is not embedded in it.",
+            else f"The picture was painted from {_who(settings)} not embedded in it.",
             "Give the identity it was painted from with --identity.",
         )
     names = Dials.__dataclass_fields__
@@ -71,11 +72,20 @@ def repaint(model: Model, record: Provenance, identity: Identity | None, on_step
     batch = settings.get("batch_seeds")
     if not isinstance(batch, list) or portrait.seed not in batch or len(batch) > dials.batch:
         raise CorruptData("The picture's record does not say which seeds were painted together.")
+    plans = {}
+    if dials.rescue != "never":
+        plans[portrait.seed] = Plan.from_facts(settings.get("rescued"))
     with _threads(settings.get("threads")):
         painted = paint(
-            model, identity, [portrait.prompt], batch, dials, negative_prompt=portrait.negative_prompt, on_step=on_step
-        )
+            model, identity, [portrait.prompt], batch, dials,
+            negative_prompt=portrait.negative_prompt, on_step=on_step, plans=plans,
+        )  # fmt: skip
         return list(painted)[batch.index(portrait.seed)]
+
+
+def _who(settings: dict[str, Any]) -> str:
+    people = settings.get("people")
+    return f"a group of {len(people)} people that is" if isinstance(people, list) else "an identity that is"
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ The command line, the service and the metrics all consume `paint`; nothing else 
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from limner.config import Config
+from limner.faces import FaceFinder
+from limner.pipelines.regions import group_facts
+from limner.pipelines.rescue import MODES as RESCUES
+from limner.pipelines.rescue import Plan, rescue
 from limner.types import Conditioning, Identity, Portrait
 
 if TYPE_CHECKING:
@@ -38,6 +43,8 @@ class Dials(Config):
         batch: pictures painted at once. More is faster until memory ends. Not quite neutral: the same seed painted in
             another batch may differ in the last bit of some pixels.
         watermark: whether pictures carry the invisible mark of `limner.watermark`.
+        rescue: whether small faces are painted again, larger: a mode of `limner.pipelines.rescue`.
+        rescue_strength: how much of such a face is painted anew, over 0 to 1.
     """
 
     steps: int
@@ -49,6 +56,8 @@ class Dials(Config):
     guidance_rescale: float = 0.0
     batch: int = 4
     watermark: bool = False
+    rescue: str = "never"
+    rescue_strength: float = 0.5
 
     def validate(self) -> None:
         self.check(1 <= self.steps <= 1000, "steps", "1 to 1000")
@@ -58,6 +67,8 @@ class Dials(Config):
         for name in ("width", "height"):
             self.check(getattr(self, name) > 0 and getattr(self, name) % 8 == 0, name, "positive multiples of 8")
         self.check(1 <= self.batch <= 64, "batch", "1 to 64")
+        self.check(self.rescue in RESCUES, "rescue", ", ".join(RESCUES))
+        self.check(0 < self.rescue_strength <= 1, "rescue_strength", "over 0 (hardly changed) to 1 (anew)")
         if self.watermark:
             self.check(min(self.width, self.height) >= 64, "watermark", "for pictures of 64 pixels or more a side")
 
@@ -94,6 +105,8 @@ def paint(
     negative_prompt: str = "",
     on_step: OnStep | None = None,
     ready: Mapping[str, Conditioning] | None = None,
+    finder: FaceFinder | None = None,
+    plans: Mapping[int, Plan] | None = None,
 ) -> Iterator[Portrait]:
     """Paints every prompt with every seed, prompt by prompt.
 
@@ -101,16 +114,20 @@ def paint(
     device, the batch and the other pictures.
 
     Args:
-        identity: the person (give `provenance.compact(identity)` where the pictures must be reproducible from their
-            files), or None for nobody in particular.
+        identity: the person, or a group of people (`regions.group`), or None for nobody in particular. Give
+            `provenance.compact(identity)` where the pictures must be reproducible from their files.
         seeds: one picture each; 0 to 2^63 - 1.
         ready: conditioning of every prompt, made beforehand (`memory.encode_then_free`); None makes it when it is due.
+        finder: finds small faces, if `dials.rescue` asks for it; None makes one with default settings.
+        plans: which small faces to paint again, by seed, known before; None looks for them.
 
     Raises:
         PromptError, WeightsMismatch, ConfigError: as `PortraitPipeline.__call__`.
     """
     model.set_scheduler(dials.scheduler)
     digest = identity.digest() if identity is not None else ""
+    people = group_facts(identity)
+    finder = finder or FaceFinder()
     for prompt in prompts:
         start = time.perf_counter()
         made = ready and ready[prompt]
@@ -119,11 +136,21 @@ def paint(
         for at in range(0, len(seeds), dials.batch):
             batch = list(seeds[at : at + dials.batch])
             start = time.perf_counter()
-            images = paint_batch(model, conditioning, batch, dials, on_step)
+            images = paint_batch(model, conditioning, batch, dataclasses.replace(dials, watermark=False), on_step)
             seconds = (time.perf_counter() - start) / len(batch)
             timings = {"condition": round(condition_time, 4), "paint": round(seconds, 4)}
             for seed, image in zip(batch, images, strict=True):
-                yield as_portrait(model, image, seed, prompt, negative_prompt, digest, dials, batch, timings)
+                facts = dict(people)
+                if dials.rescue != "never":
+                    start = time.perf_counter()
+                    plan = None if plans is None else plans.get(seed, Plan())
+                    image, plan = _rescued(model, image, conditioning, seed, dials, finder, plan)
+                    facts["rescued"] = plan.facts()
+                    timings = {**timings, "rescue": round(time.perf_counter() - start, 4)}
+                if dials.watermark:
+                    image = _marked(image)
+                portrait = as_portrait(model, image, seed, prompt, negative_prompt, digest, dials, batch, timings)
+                yield dataclasses.replace(portrait, settings={**portrait.settings, **facts})
 
 
 def as_portrait(
@@ -182,6 +209,32 @@ def paint_batch(
         callback_on_step_end=after_step,
     )
     return [_marked(image) for image in output.images] if dials.watermark else output.images
+
+
+def _rescued(
+    model: Model,
+    image: Any,
+    conditioning: Conditioning,
+    seed: int,
+    dials: Dials,
+    finder: FaceFinder,
+    plan: Plan | None,
+) -> tuple[Any, Plan]:
+    """The picture with its small faces painted again, and what was done."""
+    done = rescue(
+        model.pipe,
+        image,
+        conditioning,
+        mode=dials.rescue,
+        strength=dials.rescue_strength,
+        steps=dials.steps,
+        guidance_scale=dials.guidance_scale,
+        guidance_rescale=dials.guidance_rescale,
+        seed=seed,
+        finder=finder,
+        plan=plan,
+    )
+    return done.image, done.plan
 
 
 def _marked(image: Any) -> Any:
