@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from dream_models import BASES, CONTEXT, WIDTHS, clip_tokenizer, towers
+from dream_models import BASES, CONTEXT, WIDTHS, clip_tokenizer, save_base, towers
 from torch import Tensor
 
 from limner.encoders.pseudo_words import Slot, check_placeholder, lay_out, plain_text, split_prompt
@@ -216,18 +216,10 @@ def test_towers_saved_and_loaded(base: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("base", BASES)
 @torch.no_grad()
 def test_towers_of_a_base(base: str, tmp_path: Path) -> None:
-    from limner.encoders.parts import save_text
-
     model = towers(base)
     with pytest.raises(WeightsUnavailable, match="holds no text towers"):
         WordTowers.from_base(tmp_path)
-    for i, (tower, tokenizer) in enumerate(zip(model.towers, model.tokenizers, strict=True)):
-        if base == "mini":
-            save_text(tmp_path / f"text_{i}", tower, tokenizer)
-        else:
-            end = "_2" if i else ""
-            tower.save_pretrained(tmp_path / f"text_encoder{end}")
-            tokenizer.save_pretrained(tmp_path / f"tokenizer{end}")
+    save_base(base, tmp_path)
     again = WordTowers.from_base(tmp_path)
     assert (again.widths, again.penultimate, again.pooled) == (model.widths, model.penultimate, model.pooled)
     first, second = (m(m.lay_out(["a wizard"], {}), {}) for m in (model, again))

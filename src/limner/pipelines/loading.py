@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
     from limner.pipelines.portrait import PortraitPipeline
 
-PIPELINES = {"FaceCLIPPipeline": "limner.pipelines.faceclip"}
+PIPELINES = {
+    "FaceCLIPPipeline": "limner.pipelines.faceclip",
+    "DreamIdentityPipeline": "limner.pipelines.dreamidentity",
+}
 """Pipeline classes that a folder's `model_index.json` may name → their modules."""
 
 INDEX = "model_index.json"

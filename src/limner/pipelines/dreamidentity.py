@@ -1,0 +1,178 @@
+"""DreamIdentity on any base of diffusers' SD 2.1 or SDXL shape, Limner's mini base among them (arXiv 2307.00300).
+
+The base is not changed at all: the person enters as words of its own text towers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from limner.encoders.autoencoder import PatchAutoencoder
+from limner.encoders.dreamidentity import FaceWordsEncoder
+from limner.encoders.m2id import M2IDEncoder
+from limner.encoders.pseudo_words import plain_text
+from limner.encoders.word_towers import WordTowers
+from limner.errors import CorruptData, WeightsMismatch, WeightsUnavailable
+from limner.faces import FaceEmbedder
+from limner.methods.dreamidentity import DreamIdentity
+from limner.pipelines.faceclip import own_embedding
+from limner.pipelines.portrait import PortraitPipeline
+from limner.types import Conditioning, Face
+
+STEPS, GUIDANCE = 30, 7.5
+"""The paper's: DDIM, 30 steps, guidance 7.5."""
+
+
+class DreamIdentityPipeline(PortraitPipeline):
+    """Face + prompt with `S*` → portrait, by DreamIdentity.
+
+    Args:
+        vae, unet, scheduler: of the base; the UNet has text_time conditioning (SDXL, mini) or none (SD 2.1).
+        encoder: M² ID encoder and the base's text towers.
+        default_steps, default_guidance: what the model is recommended to be sampled with.
+        same_person: cosine of the recogniser's identity vectors from which two pictures are taken to show one person;
+            None where that was not measured: no reference is then left out.
+        world: `sitters` if the model only knows Limner's synthetic people; empty otherwise.
+        force_zeros_for_empty_prompt: as in diffusers: an empty negative prompt is zeros.
+    """
+
+    encoder: FaceWordsEncoder
+    model_cpu_offload_seq: Any = "encoder->unet->vae"
+    _offloaded_whole = ("encoder",)
+
+    def __init__(
+        self,
+        vae: AutoencoderKL | PatchAutoencoder,
+        unet: UNet2DConditionModel,
+        scheduler: SchedulerMixin,
+        encoder: FaceWordsEncoder,
+        default_steps: int = STEPS,
+        default_guidance: float = GUIDANCE,
+        same_person: float | None = None,
+        world: str = "",
+        force_zeros_for_empty_prompt: bool = False,
+    ) -> None:
+        super().__init__(
+            components={"vae": vae, "unet": unet, "scheduler": scheduler, "encoder": encoder},
+            facts={
+                "default_steps": default_steps, "default_guidance": default_guidance, "same_person": same_person,
+                "world": world, "force_zeros_for_empty_prompt": force_zeros_for_empty_prompt,
+            },
+        )  # fmt: skip
+        reads = self.unet.config.cross_attention_dim
+        if reads != encoder.towers.width:
+            raise WeightsMismatch(
+                f"The UNet reads embeddings of {reads} channels; the text towers give {encoder.towers.width}.",
+                "Take the text towers of the same base.",
+            )
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of the prompts; it belongs to the encoder."""
+        return self.encoder.tokenizer
+
+    @property
+    def method(self) -> DreamIdentity:
+        """DreamIdentity over this pipeline's encoder."""
+        return DreamIdentity(self.encoder, zero_empty=bool(self.config.force_zeros_for_empty_prompt))
+
+    @property
+    def embedder(self) -> FaceEmbedder:
+        """The encoder's backbone as a recogniser."""
+        return _OwnRecogniser(self)
+
+    def plain_prompt(self, prompt: str) -> str:
+        """The prompt without its placeholders: the words that the tokenizer has to know."""
+        return plain_text(prompt)
+
+    def condition(self, *args: Any, **kwargs: Any) -> Conditioning:
+        """See `PortraitPipeline.condition`. For bases without pooled conditioning (SD 2.1) the pooled embeddings have
+        no channels: SDXL's sampling code wants a tensor, and such a UNet does not read it."""
+        made = super().condition(*args, **kwargs)
+        if made.pooled is not None:
+            return made
+        none = made.prompt_embeds.new_zeros(len(made.prompt_embeds), 0)
+        return Conditioning(made.prompt_embeds, none, made.negative_prompt_embeds, none)
+
+    def _get_add_time_ids(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """SDXL's size conditioning; zeros, which nobody reads, for a UNet without it."""
+        if self.unet.config.addition_embed_type is None:
+            return torch.zeros(1, 6)
+        return super()._get_add_time_ids(*args, **kwargs)
+
+
+class _OwnRecogniser(FaceEmbedder):
+    name = "own"
+    license = "of the model"
+    commercial = True
+
+    def __init__(self, pipe: DreamIdentityPipeline) -> None:
+        self._method = pipe.method
+        self.dim = pipe.encoder.m2id.config.backbone.output
+        self.same_person = -1.0 if pipe.config.same_person is None else pipe.config.same_person
+
+    def embed(self, face: Face) -> np.ndarray:
+        return own_embedding(self._method.enroll([face]))
+
+
+def assemble(
+    base: str | Path, m2id: str | Path | M2IDEncoder, dtype: torch.dtype = torch.float32, **facts: Any
+) -> DreamIdentityPipeline:
+    """A pipeline over a base and an M² ID encoder that was trained for it, on the CPU, sampled by DDIM.
+
+    Args:
+        base: folder of SD 2.1-base, SDXL (diffusers' layout) or of a base that `limner train` made.
+        m2id: the encoder, or its folder.
+        facts: of the pipeline: default_steps, default_guidance, same_person, world.
+
+    Raises:
+        WeightsUnavailable: something is not there.
+        WeightsMismatch: the encoder was trained for another base.
+        CorruptData: damaged.
+    """
+    base = Path(base)
+    towers = WordTowers.from_base(base, dtype)
+    if not isinstance(m2id, M2IDEncoder):
+        m2id = M2IDEncoder.from_pretrained(m2id, torch_dtype=dtype)
+    vae, unet, scheduler = base_parts(base, dtype)
+    facts = {"force_zeros_for_empty_prompt": _zeros_for_empty(base, towers), **facts}
+    return DreamIdentityPipeline(vae, unet, scheduler, FaceWordsEncoder(m2id, towers), **facts)
+
+
+def base_parts(base: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any, Any]:
+    """Autoencoder, UNet and a DDIM scheduler on the noise schedule of a base.
+
+    Raises:
+        WeightsUnavailable: one of them is not there.
+        CorruptData: damaged.
+    """
+    for part, file in (("unet", "config.json"), ("vae", "config.json"), ("scheduler", "scheduler_config.json")):
+        if not (base / part / file).is_file():
+            raise WeightsUnavailable(
+                f"{base} is no text-to-image base: it has no {part}/{file}.",
+                "Give the folder of SD 2.1-base or SDXL in diffusers' layout, or the weights/ of a mini-base training.",
+            )
+    name = json.loads((base / "vae" / "config.json").read_text(encoding="utf-8")).get("_class_name")
+    kind: Any = PatchAutoencoder if name == PatchAutoencoder.__name__ else AutoencoderKL
+    try:
+        vae = kind.from_pretrained(base / "vae", local_files_only=True).to(dtype).eval()
+        unet: Any = UNet2DConditionModel.from_pretrained(base / "unet", local_files_only=True)
+        config = json.loads((base / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RuntimeError) as e:
+        raise CorruptData(f"The base in {base} cannot be loaded ({type(e).__name__}: {e}).") from e
+    # Diffusers' default would clip latents to ±1, which washes every picture out.
+    return vae, unet.to(dtype).eval(), DDIMScheduler.from_config({**config, "clip_sample": False})
+
+
+def _zeros_for_empty(base: Path, towers: WordTowers) -> bool:
+    """What the base's own pipeline does with an empty negative prompt; SDXL's zeros where it does not say."""
+    index = base / "model_index.json"
+    values = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    return bool(values.get("force_zeros_for_empty_prompt", towers.penultimate))
