@@ -151,7 +151,7 @@ class Engine(Crew):
         self,
         owner: str,
         photos: Sequence[bytes],
-        choose: str = "largest",
+        choose: str | Sequence[str] = "largest",
         *,
         ttl: float | None = None,
         timeout: float = 120.0,
@@ -160,7 +160,7 @@ class Engine(Crew):
 
         Args:
             photos: bytes of image files.
-            choose: see `find_faces`; one rule for all photos.
+            choose: see `find_faces`; one rule for all photos, or one for each.
             ttl: seconds to keep the identity; None: `Limits.keep_identity`.
             timeout: seconds to wait for the worker.
 
@@ -174,10 +174,13 @@ class Engine(Crew):
         self._demand_room(owner, "identities")
         if not 1 <= len(photos) <= self.limits.photos:
             raise ConfigError(f"{len(photos)} photos were given; allowed: 1 to {self.limits.photos}.")
+        rules = [choose] * len(photos) if isinstance(choose, str) else list(choose)
+        if len(rules) != len(photos):
+            raise ConfigError(f"{len(rules)} choices for {len(photos)} photos; one for all, or one for each.")
         if not self._enrolling.acquire(blocking=False):
             raise QueueFull("Too many people are being enrolled at the moment.", "Try again later.", self._wait())
         try:
-            faces, remarks, outside = gather(self.find_faces, photos, choose, str(self._facts.get("world") or ""))
+            faces, remarks, outside = gather(self.find_faces, photos, rules, str(self._facts.get("world") or ""))
             identity, more = self._call(lambda model: enroll(model, faces, outside), timeout)
         finally:
             self._enrolling.release()

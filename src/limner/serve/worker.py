@@ -84,13 +84,13 @@ def make_job(
 
 
 def gather(
-    find: Callable[[bytes, str], Found], photos: Sequence[bytes], choose: str, world: str
+    find: Callable[[bytes, str], Found], photos: Sequence[bytes], choose: Sequence[str], world: str
 ) -> tuple[list[Face], list[str], bool]:
     """The chosen face of every photo, remarks, and whether a photo comes from outside the model's world."""
     faces: list[Face] = []
     remarks: list[str] = []
     outside = False
-    for number, photo in enumerate(photos, 1):
+    for number, (photo, rule) in enumerate(zip(photos, choose, strict=True), 1):
         name = f"photo {number}"
 
         def say(text: str, name: str = name) -> str:
@@ -98,7 +98,7 @@ def gather(
             return text.replace("--choose", "`choose`").replace(", or like:PHOTO", "")
 
         try:
-            found = find(photo, choose)
+            found = find(photo, rule)
         except ImageError as e:
             e.message, e.hint = say(e.message), say(e.hint)
             raise
