@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from limner.cli.method import MethodName, open_model_for
 from limner.cli.output import print_json
 from limner.cli.painting import AcceptLicense, Choose, Device, DType, Faces, Json, ModelName, Place
 
@@ -34,6 +35,7 @@ def enroll(
     face: Faces = None,
     out: Annotated[Path, typer.Option(help="File to write, as in me.safetensors.")] = Path("identity.safetensors"),
     model: ModelName = None,
+    method: MethodName = None,
     choose: Choose = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     device: Device = "auto",
@@ -43,7 +45,7 @@ def enroll(
 ) -> None:
     import time
 
-    from limner.cli.painting import Talk, demand_files, enroll_photos, make_folder, open_model
+    from limner.cli.painting import Talk, demand_files, enroll_photos, make_folder
     from limner.errors import ConfigError, OutputConflict
     from limner.pipelines.remarks import world_remarks
 
@@ -52,7 +54,7 @@ def enroll(
     if out.exists() and not (force and out.is_file()):
         raise OutputConflict(f"{out} is there already.", "Choose another --out, or replace it with --force.")
     demand_files(face)
-    loaded = open_model(model, Place(device, dtype, accept_license))
+    loaded = open_model_for(method, model, Place(device, dtype, accept_license))
     start = time.perf_counter()
     identity, references = enroll_photos(loaded, face, choose)
     seconds = time.perf_counter() - start

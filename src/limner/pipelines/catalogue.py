@@ -30,6 +30,16 @@ MINI = register_model(
         packaged="faceclip-mini",
     )
 )
+DREAM_MINI = register_model(
+    ModelSpec(
+        name="dreamidentity-mini",
+        method="dreamidentity",
+        base="mini",
+        description="As faceclip-mini, by DreamIdentity: the person is two words, S*, of an unchanged mini base.",
+        license="Apache-2.0",
+        packaged="dreamidentity-mini",
+    )
+)
 FULL = register_model(
     ModelSpec(
         name="faceclip-sdxl",

@@ -24,7 +24,8 @@ def prompt_remarks(model: Model, texts: Sequence[str]) -> list[str]:
     """Names the words that the model has never seen, which it cannot tell from one another."""
     from limner.encoders.tokenizer import unknown_words
 
-    words = [w for text in texts for w in unknown_words(model.pipe.tokenizer, text)]
+    plain = getattr(model.pipe, "plain_prompt", str)  # placeholders of people are no words to be known
+    words = [w for text in texts for w in unknown_words(model.pipe.tokenizer, plain(text))]
     if not words:
         return []
     return [f"{model.name} does not know these words and cannot paint them: {', '.join(dict.fromkeys(words))}."]
