@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from limner.cli import painting
+from limner.cli.method import MethodName, open_model_for
 from limner.cli.output import print_json, progress
 from limner.cli.painting import AcceptLicense, Choose, Device, DType, Faces, Fast, Json, Memory, ModelName, Place
 from limner.errors import ConfigError, PromptError
@@ -61,6 +62,7 @@ def generate(
     negative: Annotated[str | None, typer.Option(help="What not to paint.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Weight of what is asked for; default: the model's.")] = None,
     model: ModelName = None,
+    method: MethodName = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; default: the model's.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; default: the model's.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="ddim, dpm++, euler, euler-a, unipc, …")] = None,
@@ -104,7 +106,7 @@ def generate(
     with talk.truncations():
         if from_ is None:
             order.check(place)
-            report = _paint(order, painting.open_model(model, place), out, embed_identity, talk)
+            report = _paint(order, open_model_for(method, model, place), out, embed_identity, talk)
         else:
             report = _paint_again(order, from_, model, place, out, embed_identity, talk)
     if as_json:
