@@ -41,6 +41,8 @@ and that a machine painted it; of more than one, a contact sheet is made too.
 
   limner generate --identity me.safetensors --prompts-file ideas.txt --best-of 8 -n 2
 
+  limner generate --person me.jpg@left --person you.jpg@right -p "a photo on a beach" --rescue auto
+
   limner generate --from beach/a-photo-on-a-beach-7.png        (paints that very picture again)
 
 A PNG holds the numbers that stand for the person, never the photo, so that it can be painted again from the file alone.
@@ -68,6 +70,14 @@ def generate(
     scheduler: Annotated[str | None, typer.Option(help="ddim, dpm++, euler, euler-a, unipc, …")] = None,
     prompts_file: Annotated[Path | None, typer.Option(help="One prompt a line; # begins a comment.")] = None,
     identity: Annotated[Path | None, typer.Option(help="Somebody that `limner enroll` saved.")] = None,
+    person: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--person",
+            help="FILE@REGION, repeated: one of several people, by a photo or what `limner enroll` saved, and where: "
+            "x0,y0,x1,y1 from 0 to 1, left, right, left-third, …. Later people stand in front.",
+        ),
+    ] = None,
     choose: Choose = None,
     best_of: Annotated[
         int | None, typer.Option(help="Paint so many per prompt, keep the -n that resemble the person most.")
@@ -87,6 +97,15 @@ def generate(
             "--watermark/--no-watermark", help="Put an invisible mark into the pixels; `limner inspect` finds it."
         ),
     ] = None,
+    rescue: Annotated[
+        str | None,
+        typer.Option(
+            help="Paint a small face again, larger: auto (where it gains much), always, never; default never."
+        ),
+    ] = None,
+    rescue_strength: Annotated[
+        float | None, typer.Option(help="How much of such a face is painted anew, 0 to 1; default 0.5.")
+    ] = None,
     device: Device = "auto",
     dtype: DType = "auto",
     memory: Memory = "auto",
@@ -95,10 +114,10 @@ def generate(
     as_json: Json = False,
 ) -> None:
     order = Order(
-        face or [], identity, prompt or [], prompts_file, negative, number, best_of, ranker, seed, choose,
+        face or [], identity, person or [], prompt or [], prompts_file, negative, number, best_of, ranker, seed, choose,
         {
             "strength": strength, "guidance_scale": guidance, "steps": steps, "scheduler": scheduler, "batch": batch,
-            "watermark": watermark, **painting.parse_size(size),
+            "watermark": watermark, "rescue": rescue, "rescue_strength": rescue_strength, **painting.parse_size(size),
         },
     )  # fmt: skip
     talk = painting.Talk(as_json)
@@ -124,6 +143,7 @@ class Order:
 
     photos: list[Path]
     identity: Path | None
+    person: list[str]
     prompt: list[str]
     prompts_file: Path | None
     negative: str | None
@@ -143,9 +163,11 @@ class Order:
             few_step(place.fast)
         if place.memory != "auto":
             memory_mode(place.memory)
-        if bool(self.photos) == (self.identity is not None):
-            given = "both were given" if self.photos else "neither was given"
-            raise ConfigError(f"--face or --identity says who is painted; {given}.", "limner generate --face me.jpg …")
+        ways = {"--face": self.photos, "--identity": self.identity, "--person": self.person}
+        given = [name for name, value in ways.items() if value]
+        if len(given) != 1:
+            said = " and ".join(given) or "none of them"
+            raise ConfigError(f"--face, --identity or --person says who is painted; got {said}.", "--face me.jpg …")
         number = self.number or 1
         if not 1 <= number <= 1000 or self.number == 0:
             raise ConfigError(f"-n is {self.number}; allowed: 1 to 1000.")
@@ -163,12 +185,25 @@ class Order:
                 "Give another judge with --ranker, or another mode.",
             )
         self.prompts()
-        painting.demand_files([*self.photos, *([self.identity] if self.identity else [])])
+        people = [path for path, _ in self.people()]
+        painting.demand_files([*self.photos, *([self.identity] if self.identity else []), *people])
 
     @property
     def ranks_with_encoder(self) -> bool:
         """Whether the model's own face encoder is still needed when the pictures are painted."""
         return self.best_of is not None and self.ranker in (None, "own")
+
+    def people(self) -> list[tuple[Path, Any]]:
+        """File and box of every --person; ConfigError for what cannot be read so."""
+        from limner.pipelines.regions import parse_box
+
+        found = []
+        for text in self.person:
+            path, at, region = text.rpartition("@")
+            if not at or not path:
+                raise ConfigError(f"--person is {text!r}; FILE@REGION is expected, as in me.jpg@left.")
+            found.append((Path(path), parse_box(region)))
+        return found
 
     def prompts(self) -> list[str]:
         """All prompts, those of the file last.
@@ -222,6 +257,7 @@ def _paint(order: Order, model: Model, out: Path, embed: bool, talk: painting.Ta
             if ranker is not None:
                 portraits = keep_best(portraits, ranker, order.number or 1)
             rows.append([(_write(p, folder, model, identity if embed else None), p) for p in portraits])
+    talk(f"{path.name}: {said}" for row in rows for path, p in row for said in painting.rescue_remarks(p))
     seconds = time.perf_counter() - start
     pictures = [painting.facts_of(path, portrait) for row in rows for path, portrait in row]
     summary = f"{len(pictures)} portrait{'s' * (len(pictures) > 1)} in {seconds:.1f} s"
@@ -264,8 +300,11 @@ def _who(order: Order, model: Model, talk: painting.Talk) -> tuple[Identity, lis
     from limner.provenance import compact
     from limner.types import Identity
 
+    faces: list[Any]
     if order.identity is not None:
         identity, faces = compact(Identity.load(order.identity)), []
+    elif order.person:
+        identity, faces = _group(order, model, talk)
     else:
         identity, references = painting.enroll_photos(model, order.photos, order.choose)
         talk(references.remarks)
@@ -274,11 +313,34 @@ def _who(order: Order, model: Model, talk: painting.Talk) -> tuple[Identity, lis
     return identity, faces
 
 
+def _group(order: Order, model: Model, talk: painting.Talk) -> tuple[Identity, list[Any]]:
+    """Everybody of --person as one identity, and the faces they came from. A photo must show one face, unless --choose
+    says which to take."""
+    from limner.pipelines.regions import group
+    from limner.provenance import compact
+    from limner.types import Identity
+
+    identities: list[Identity] = []
+    faces: list[Any] = []
+    for path, _ in order.people():
+        if path.suffix == ".safetensors":
+            identities.append(compact(Identity.load(path)))
+            continue
+        identity, references = painting.enroll_photos(model, [path], order.choose or "only")
+        talk(references.remarks)
+        identities.append(identity)
+        faces += references.faces
+    return group(identities, [box for _, box in order.people()]), faces
+
+
 def _ranker(order: Order, model: Model, identity: Identity, faces: list[Any]) -> Any:
     from limner.faces import OnnxEmbedder, fuse
     from limner.pipelines.faceclip import own_embedding
     from limner.pipelines.ranking import Likeness
+    from limner.pipelines.regions import is_group
 
+    if is_group(identity):
+        raise ConfigError("--best-of compares with one person; it cannot choose among pictures of several.")
     if order.ranker in (None, "own"):
         own: Any = model.pipe.embedder
         return Likeness(own, own_embedding(identity))
@@ -292,7 +354,7 @@ def _fits(identity: Identity, talk: painting.Talk) -> bool:
     size = sum(t.numel() * t.element_size() for t in identity.tensors.values())
     if size < MAX_IDENTITY_BYTES - 4096:  # what the names and shapes may take
         return True
-    talk([f"The identity ({size / 1e6:.1f} MB) is too large to be embedded; keep it with `limner enroll`."])
+    talk([f"The identity ({size / 1e6:.1f} MB) is too large to be embedded; painting again will need it as a file."])
     return False
 
 

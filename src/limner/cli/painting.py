@@ -171,6 +171,11 @@ def place_of(record: Provenance, place: Place) -> Place:
     )
 
 
+def rescue_remarks(portrait: Portrait) -> list[str]:
+    """What was done about small faces, where that was asked for."""
+    return list(portrait.settings.get("rescued", {}).get("said", []))
+
+
 def facts_of(path: Path, portrait: Portrait) -> dict[str, Any]:
     """What programs are told about a written portrait."""
     keys = ("seed", "prompt", "negative_prompt", "model", "identity", "settings", "scores", "timings")

@@ -9,6 +9,7 @@ border; outside of that every pixel stays as it is.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -63,8 +64,8 @@ class Plan:
     said: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, Any]:
-        """As provenance keeps it."""
-        return dataclasses.asdict(self)
+        """As provenance keeps it: JSON types."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_facts(cls, facts: Any) -> Plan:
