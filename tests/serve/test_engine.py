@@ -93,13 +93,10 @@ def test_requests_of_several_callers_share_a_batch_and_keep_their_own_picture(ma
     engine = make_engine(Limits(batch=4), checker=brake)
     first = engine.submit("zoe", PaintRequest("a hat", steps=1))
     brake.entered.wait(20)
+    orders = (("a", "a chef", 1, ""), ("b", "a wizard", 2, "hat"), ("c", "a man", 3, ""))
     jobs = {
         owner: engine.submit(owner, PaintRequest(prompt, seed=seed, steps=2, negative_prompt=negative))
-        for owner, prompt, seed, negative in (
-            ("a", "a chef", 1, ""),
-            ("b", "a wizard", 2, "hat"),
-            ("c", "a man", 3, ""),
-        )
+        for owner, prompt, seed, negative in orders
     }
     other = engine.submit("d", PaintRequest("a man", seed=3, steps=3))
     before = engine.counters["batches"]

@@ -23,6 +23,7 @@ GROUPS = (
     "limner.cli.data",
     "limner.cli.import_",
     "limner.cli.inspect",
+    "limner.cli.serve",
     "limner.cli.models",
     "limner.cli.doctor",
 )

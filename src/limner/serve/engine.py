@@ -112,8 +112,8 @@ class Engine(Crew):
         return dict(self._facts)
 
     def status(self) -> dict[str, Any]:
-        """For health checks and metrics: ready, failed, draining, queued, running, identities, results, kept_bytes,
-        crashes."""
+        """For health checks and metrics: ready, failed, draining, queued, running, identities, results, unfetched (of
+        the results), kept_bytes, crashes."""
         with self._changed:
             self._expire()
             states = Counter(job.status for job in self._jobs.values())
@@ -125,6 +125,7 @@ class Engine(Crew):
                 "running": states[Status.RUNNING],
                 "identities": len(self._people),
                 "results": sum(states[s] for s in Status if s.final),
+                "unfetched": sum(j.status is Status.DONE and not j.fetched for j in self._jobs.values()),
                 "kept_bytes": self._kept_bytes(),
                 "crashes": self.counters["crashes"],
             }
@@ -303,8 +304,11 @@ class Engine(Crew):
                 self._finish(job, Status.CANCELLED)
             return job.progress(0)
 
-    def result(self, owner: str, job_id: str) -> list[Picture]:
+    def result(self, owner: str, job_id: str, *, peek: bool = False) -> list[Picture]:
         """The pictures of a job that has ended (of a cancelled or failed one, those that were finished).
+
+        Args:
+            peek: the pictures themselves are not handed on now, so that a service that shuts down waits for that.
 
         Raises:
             NotFound: no such job of this owner.
@@ -314,6 +318,7 @@ class Engine(Crew):
             job = self._job(owner, job_id)
             if not job.status.final:
                 raise NotFinished(f"The job is {job.status}.", "Wait for it to end, or cancel it.", self._wait())
+            job.fetched = job.fetched or not peek
             return [job.pictures[i] for i in sorted(job.pictures)]
 
     def delete(self, owner: str, job_id: str) -> None:

@@ -201,6 +201,7 @@ class Job:
     attempts: int = 0
     alone: bool = False
     finished: float = 0.0
+    fetched: bool = False
     version: int = 0
 
     @property

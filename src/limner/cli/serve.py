@@ -1,0 +1,138 @@
+"""`limner serve`: the HTTP service, and the page if gradio is installed."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import ipaddress
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from limner.cli import painting
+from limner.cli.output import note
+from limner.cli.painting import AcceptLicense, Device, DType, Memory, ModelName, Place
+from limner.errors import ConfigError, MissingDependency
+
+if TYPE_CHECKING:
+    from limner.serve.engine import Engine
+
+HELP = """Serve portraits over HTTP.
+
+One worker owns the model; callers enrol people, order pictures, follow and fetch them. See /docs for the API, /metrics
+for Prometheus, /page for the page. Everything is kept in memory, for a while.
+
+[bold]Examples[/bold]
+
+  limner serve
+
+  limner serve --model my-model --port 9000
+
+  LIMNER_TOKENS=first-secret,second-secret limner serve --host 0.0.0.0
+
+Ctrl-C finishes the accepted jobs first; a second one leaves at once.
+"""
+
+TOKENS = "LIMNER_TOKENS"
+NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the root."""
+    app.command("serve", help=HELP)(serve)
+
+
+def serve(
+    model: ModelName = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes any free one.", min=0, max=65535)] = 8000,
+    tokens: Annotated[
+        Path | None, typer.Option(help=f"File of bearer tokens, one a line; or give them in {TOKENS}, with commas.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Pictures painted at once.")] = 4,
+    queue: Annotated[int, typer.Option(help="Jobs that may wait.")] = 64,
+    rate: Annotated[float, typer.Option(help="Enrolments and jobs a minute that one client may send.")] = 60.0,
+    max_body: Annotated[float, typer.Option(help="MB of a request.")] = 32.0,
+    max_pixels: Annotated[float, typer.Option(help="Megapixels of a photo.")] = 52.0,
+    keep: Annotated[float, typer.Option(help="Seconds that finished jobs are kept.")] = 600.0,
+    keep_identity: Annotated[float, typer.Option(help="Seconds that a person is kept by default.")] = 3600.0,
+    drain: Annotated[float, typer.Option(help="Seconds to finish accepted jobs when told to stop.")] = 60.0,
+    linger: Annotated[float, typer.Option(help="Seconds after that to let finished pictures be fetched.")] = 10.0,
+    checker: Annotated[
+        str | None, typer.Option(help="Safety checker MODULE:FUNCTION; see the documentation of the service.")
+    ] = None,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Whether to serve the page, too.")] = True,
+    device: Device = "auto",
+    dtype: DType = "auto",
+    memory: Memory = "plain",
+    accept_license: AcceptLicense = False,
+) -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependency(f"limner serve needs {', '.join(missing)}.", "pip install 'limner[serve]'")
+    from limner.encoders.tokenizer import PromptTruncated
+    from limner.serve.app import create_app
+    from limner.serve.engine import Engine
+    from limner.serve.jobs import Limits
+    from limner.serve.server import load_checker, run
+    from limner.serve.settings import Settings
+
+    known = read_tokens(tokens)
+    settings = Settings(tokens=known, rate=rate, body_bytes=int(max_body * 1e6))
+    limits = dataclasses.replace(
+        Limits(), batch=batch, queue=queue, keep_results=keep, keep_identity=keep_identity,
+        keep_identity_at_most=max(keep_identity, Limits.keep_identity_at_most), photo_pixels=int(max_pixels * 1e6),
+    )  # fmt: skip
+    place = Place(device, dtype, accept_license, memory)
+    engine = Engine(
+        lambda: painting.open_model(model, place),
+        limits,
+        checker=load_checker(checker) if checker else None,
+        previews=memory in ("plain", "compiled"),
+    )
+    warnings.simplefilter("ignore", PromptTruncated)  # callers are told; logs must not hold prompts
+    engine.start()
+    app = create_app(engine, settings)
+    if page:
+        _mount(app, engine, known)
+    if not known and not _loopback(host):
+        note(f"Anybody who can reach {host} can use this service; set {TOKENS} or --tokens to change that.")
+    note(f"{engine.facts['name']} is ready on http://{host}:{port} (API: /docs).")
+    run(app, engine, host=host, port=port, drain=drain, linger=linger)
+
+
+def read_tokens(path: Path | None) -> tuple[str, ...]:
+    """Tokens of the file and of the environment.
+
+    Raises:
+        ConfigError: a file that cannot be read, or holds none.
+    """
+    found = [t.strip() for t in os.environ.get(TOKENS, "").split(",")]
+    if path is not None:
+        try:
+            lines = path.read_text(encoding="utf-8").split()
+        except (OSError, UnicodeDecodeError) as e:
+            raise ConfigError(f"Cannot read tokens from {path}: {e}") from e
+        if not lines:
+            raise ConfigError(f"{path} holds no token; one a line is expected.")
+        found += lines
+    return tuple(dict.fromkeys(t for t in found if t))
+
+
+def _mount(app: Any, engine: Engine, tokens: tuple[str, ...]) -> None:
+    if importlib.util.find_spec("gradio") is None:
+        note("The page is left out: gradio is not installed (pip install 'limner[serve]').")
+        return
+    from limner.serve.page import mount_page
+
+    mount_page(app, engine, token=tokens[0] if tokens else None)
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
