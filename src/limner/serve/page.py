@@ -7,7 +7,7 @@ a key that only the visitor's own session knows.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -24,30 +24,34 @@ if TYPE_CHECKING:
 PATH = "/page"
 AT_ONCE = 16
 """Visitors whose pages are served at the same time; more of them wait."""
+MAX_FILE = "32mb"
+"""Of one upload, as the HTTP API's bodies."""
 KEPT = 3600
 """Seconds that uploaded photos and painted pictures stay in the page's own folder."""
 
 
-def mount_page(app: FastAPI, engine: Engine, path: str = PATH, *, token: str | None = None) -> FastAPI:
-    """Mounts the page on the service, one port for both.
+def mount_page(app: FastAPI, engine: Engine, path: str = PATH, *, tokens: Sequence[str] = ()) -> FastAPI:
+    """Mounts the page on the service, one port for both; the service's root leads to it.
 
     Args:
         app: the service.
         engine: does the work; need not have been started.
         path: where the page lies.
-        token: visitors must sign in with it, as any user, if given.
+        tokens: if any, visitors must sign in with one of them as the password, under any name.
     """
+    from fastapi.responses import RedirectResponse
 
     def known(_user: str, password: str) -> bool:
-        return secrets.compare_digest(password.encode(), (token or "").encode())
+        return any(secrets.compare_digest(password.encode(), token.encode()) for token in tokens)
 
+    app.add_api_route("/", lambda: RedirectResponse(path), include_in_schema=False)
     return gr.mount_gradio_app(
         app,
         build_page(engine),
         path,
-        auth=known if token else None,
-        auth_message="Any name, and the token of this service as the password." if token else None,
-        max_file_size="64mb",
+        auth=known if tokens else None,
+        auth_message="Any name, and a token of this service as the password." if tokens else None,
+        max_file_size=MAX_FILE,
         ssr_mode=False,
         footer_links=[],
         theme=theme(),

@@ -13,6 +13,7 @@ CSS = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
 .gradio-container h1 { font-size: 1.9rem; font-weight: 650; letter-spacing: -0.02em; margin: 0.2rem 0 0; }
 .limner-lead { margin: 0.1rem 0 0; }
+#facts { margin-top: -8px; }
 .limner-lead, .limner-said, .limner-consent, .limner-model { color: var(--body-text-color-subdued); }
 .limner-model { margin: 0; font-size: 0.9rem; }
 .limner-said { margin: 0; padding: 0.5rem 0; }
@@ -41,6 +42,7 @@ CSS = """
 .limner-facts tr + tr { border-top: 1px solid var(--border-color-primary); }
 #faces .grid-wrap, #gallery .grid-wrap { height: auto !important; min-height: 0 !important;
   max-height: none !important; }
+#faces .grid-container, #gallery .grid-container { padding-top: 1.9rem; }
 #faces .grid-container { grid-template-columns: repeat(auto-fill, minmax(88px, 104px)); }
 #faces .thumbnail-item, #gallery .thumbnail-item { aspect-ratio: auto; display: flex; flex-direction: column; }
 #faces .thumbnail-item img { aspect-ratio: 1; }
