@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from limner.cli.names import names
 from limner.cli.output import note, print_json
 
 
@@ -14,6 +15,7 @@ def register(app: typer.Typer) -> None:
     """Adds the group to the root."""
     group = typer.Typer(help="Pictures and features that trainings read.", no_args_is_help=True)
     group.command("cache")(cache)
+    group.command("names")(names)
 
     @group.callback()
     def data() -> None:
