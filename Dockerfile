@@ -1,6 +1,6 @@
 # Limner's page and HTTP service, by default with the mini model on the CPU.
 #   docker build -t limner .
-#   docker run --rm -p 7860:7860 -v limner-cache:/cache limner
+#   docker run --rm -p 8000:8000 -v limner-cache:/cache limner
 # On a machine without an NVIDIA GPU give pip the index of PyTorch's CPU builds, which saves several gigabytes:
 #   docker build -t limner --build-arg PIP_EXTRA_INDEX_URL=... .
 FROM python:3.11-slim
@@ -20,7 +20,7 @@ RUN pip install ".[serve]" -c constraints.txt
 
 USER limner
 VOLUME /cache
-EXPOSE 7860
-HEALTHCHECK --start-period=60s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:7860/healthz', timeout=5)"]
+EXPOSE 8000
+HEALTHCHECK --start-period=60s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=5)"]
 ENTRYPOINT ["limner"]
-CMD ["serve", "--host", "0.0.0.0", "--port", "7860"]
+CMD ["serve", "--host", "0.0.0.0", "--port", "8000"]

@@ -100,8 +100,11 @@ def serve(
         _mount(app, engine, known)
     if not known and not _loopback(host):
         note(f"Anybody who can reach {host} can use this service; set {TOKENS} or --tokens to change that.")
-    note(f"{engine.facts['name']} is ready on http://{host}:{port} (API: /docs).")
-    run(app, engine, host=host, port=port, drain=drain, linger=linger)
+    name = engine.facts["name"]
+    run(
+        app, engine, host=host, port=port, drain=drain, linger=linger,
+        on_ready=lambda url: note(f"{name} is ready on {url} (the API: {url}/docs)."),
+    )  # fmt: skip
 
 
 def read_tokens(path: Path | None) -> tuple[str, ...]:
@@ -128,7 +131,7 @@ def _mount(app: Any, engine: Engine, tokens: tuple[str, ...]) -> None:
         return
     from limner.serve.page import mount_page
 
-    mount_page(app, engine, token=tokens[0] if tokens else None)
+    mount_page(app, engine, tokens=tokens)
 
 
 def _loopback(host: str) -> bool:
