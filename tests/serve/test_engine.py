@@ -7,6 +7,7 @@ import io
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class Brake:
 
     def __call__(self, portrait: Any) -> str:
         self.entered.set()
-        assert self.release.wait(20)
+        assert self.release.wait(60)
         return ""
 
 
@@ -92,7 +93,7 @@ def test_requests_of_several_callers_share_a_batch_and_keep_their_own_picture(ma
     brake = Brake()
     engine = make_engine(Limits(batch=4), checker=brake)
     first = engine.submit("zoe", PaintRequest("a hat", steps=1))
-    brake.entered.wait(20)
+    brake.entered.wait(60)
     orders = (("a", "a chef", 1, ""), ("b", "a wizard", 2, "hat"), ("c", "a man", 3, ""))
     jobs = {
         owner: engine.submit(owner, PaintRequest(prompt, seed=seed, steps=2, negative_prompt=negative))
@@ -143,9 +144,8 @@ def test_cancel_a_waiting_and_a_running_job(make_engine: Any) -> None:
     assert engine.cancel("ann", waiting).status is Status.CANCELLED
     assert engine.cancel("ann", long).status is Status.CANCELLED
     after = engine.submit("ann", A)
-    start = time.monotonic()
     assert finish(engine, "ann", after)[-1].status is Status.DONE
-    assert time.monotonic() - start < 3
+    assert engine.counters["painted"] < 10  # the long job was really abandoned
     assert engine.result("ann", waiting) == []
     assert engine.cancel("ann", after).status is Status.DONE
 
@@ -254,19 +254,21 @@ def test_limits_of_queue_caller_and_memory(make_engine: Any, photo: bytes) -> No
         small.enroll("ann", [photo])
 
 
-def test_what_is_old_is_forgotten(make_engine: Any, photo: bytes) -> None:
-    engine = make_engine(Limits(keep_results=0.2))
-    me = engine.enroll("ann", [photo], ttl=0.3)
+def test_what_is_old_is_forgotten(make_engine: Any, photo: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(Limits(keep_results=300))
+    me = engine.enroll("ann", [photo], ttl=400)
+    other = engine.enroll("ann", [photo], ttl=1000)
     job = engine.submit("ann", PaintRequest("a chef", identity=me.id))
     assert finish(engine, "ann", job)[-1].status is Status.DONE
-    time.sleep(0.3)
+    later = SimpleNamespace(time=lambda: time.time() + 500, monotonic=lambda: time.monotonic() + 500)
+    monkeypatch.setattr("limner.serve.state.time", later)
     with pytest.raises(NotFound):
         engine.person("ann", me.id)
-    for _ in range(50):  # the idle worker cleans up, too
-        if engine.status()["kept_bytes"] == 0:
-            break
-        time.sleep(0.1)
-    assert engine.status()["results"] == engine.status()["identities"] == 0
+    status = engine.status()
+    assert (status["results"], status["identities"]) == (0, 1)
+    assert engine.persons("ann") == [other]
+    with pytest.raises(NotFound):
+        engine.result("ann", job)
 
 
 def test_identities_stay_out_of_pictures_unless_asked_for(make_engine: Any, photo: bytes) -> None:
@@ -407,7 +409,7 @@ def test_callers_take_turns(make_engine: Any) -> None:
     brake = Brake()
     engine = make_engine(Limits(batch=1), checker=brake)
     greedy = [engine.submit("ann", PaintRequest("a chef", steps=1)) for _ in range(6)]
-    brake.entered.wait(20)
+    brake.entered.wait(60)
     late = engine.submit("bob", PaintRequest("a chef", steps=1))
     brake.release.set()
     finish(engine, "bob", late)

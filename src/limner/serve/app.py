@@ -413,6 +413,8 @@ async def _on_error(_request: Request, error: Exception) -> Response:
 async def _on_invalid(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return _answer(InvalidRequest("The body is no JSON.", "See /docs for what is expected."))
     place = ".".join(str(part) for part in first["loc"] if part != "body") or "the body"
     place = place.encode("ascii", "replace").decode()[:80]
     return _answer(InvalidRequest(f"{place}: {first['msg']}.", "See /docs for what is expected."))
@@ -420,7 +422,7 @@ async def _on_invalid(_request: Request, error: Exception) -> Response:
 
 async def _on_http(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    answer = _Plain(f"{error.detail}.", "See /docs for what there is.")
+    answer = BadRequest(f"{error.detail}.", "See /docs for what there is.")
     answer.code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
     response = _answer(answer)
     response.status_code = error.status_code
@@ -433,7 +435,7 @@ async def _on_fault(_request: Request, _error: Exception) -> Response:
     return _answer(ServiceError("The service made a mistake; it has been logged."))
 
 
-class _Plain(ServiceError):
+class BadRequest(ServiceError):
     """What the web framework itself refuses: an unknown method, an unreadable body."""
 
     status = 400

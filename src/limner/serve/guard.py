@@ -135,16 +135,17 @@ class Guard:
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if not declared.isdigit():
             raise InvalidRequest("Content-Length is not a number.")
-        if int(declared) > most:
+        if len(declared) > 18 or int(declared) > most:
             raise too_large
-        deadline = time.monotonic() + self.settings.upload_seconds
+        seconds = self.settings.upload_seconds
+        too_slow = SlowUpload(f"The body did not arrive within {seconds:g} s.", "Send smaller photos.")
+        deadline = time.monotonic() + seconds
         parts: list[bytes] = []
         while True:
             try:
-                message = await asyncio.wait_for(receive(), max(deadline - time.monotonic(), 0.001))
+                message = await asyncio.wait_for(receive(), max(deadline - time.monotonic(), 0.0))
             except TimeoutError:
-                seconds = f"{self.settings.upload_seconds:g}"
-                raise SlowUpload(f"The body did not arrive within {seconds} s.", "Send smaller photos.") from None
+                raise too_slow from None
             if message["type"] == "http.disconnect":
                 raise Disconnected
             part = message.get("body", b"")

@@ -6,6 +6,7 @@ import importlib
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -54,8 +55,23 @@ class DrainingServer(uvicorn.Server):
             super().handle_exit(sig, frame)
 
 
-def run(app: Any, engine: Engine, *, host: str, port: int, drain: float, linger: float) -> None:
+def run(
+    app: Any,
+    engine: Engine,
+    *,
+    host: str,
+    port: int,
+    drain: float,
+    linger: float,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
     """Serves until a signal comes; returns when everything has ended.
+
+    Args:
+        app: the ASGI app.
+        host, port: where to listen; port 0 takes any free one.
+        drain, linger: see `DrainingServer`.
+        on_ready: called with the URL as soon as connections are taken.
 
     Raises:
         ConfigError: the address is taken, or is none of this machine.
@@ -79,6 +95,9 @@ def run(app: Any, engine: Engine, *, host: str, port: int, drain: float, linger:
         sock = config.bind_socket()
     except SystemExit as e:
         raise ConfigError(f"Cannot listen on {host}:{port}.", "Choose another --host or --port.") from e
+    if on_ready is not None:
+        shown = f"[{host}]" if ":" in host else host
+        on_ready(f"http://{shown}:{sock.getsockname()[1]}")
     try:
         server.run(sockets=[sock])
     except KeyboardInterrupt:
