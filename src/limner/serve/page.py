@@ -127,7 +127,7 @@ def _dials() -> dict[str, Any]:
     gr.Examples([[text] for text in parts.EXAMPLES], prompt, label="For example", api_visibility="private")
     with gr.Row():
         strength = gr.Slider(0, 1, 1, step=0.05, label="Strength of the person", min_width=220)
-        number = gr.Slider(1, 8, 4, step=1, label="Pictures", min_width=220)
+        number = gr.Slider(1, 8, 4, step=1, label="Pictures", min_width=220, elem_id="number")
     with gr.Accordion("More settings", open=False, elem_id="more"):
         negative = gr.Textbox(label="What not to paint", elem_id="negative")
         with gr.Row():
