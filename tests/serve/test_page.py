@@ -199,6 +199,32 @@ def test_a_record_with_foreign_company_is_painted_alone(actions: Actions, files:
         assert (request.seed, request.number, index) == (6, 1, 0)
 
 
+def test_a_photo_that_was_deleted_meanwhile_is_asked_for_again(actions: Actions, files: dict[str, str]) -> None:
+    found, _, _ = actions.find([files["one"]])
+    Path(files["one"]).unlink()
+    assert code_of(paint(actions, found).status) == "not_found"
+    assert code_of(actions.find([files["one"]])[2]["value"]) == "not_found"
+
+
+def test_with_tokens_visitors_sign_in() -> None:
+    from fastapi import FastAPI
+    from starlette.testclient import TestClient
+
+    from limner.serve.engine import Engine
+    from limner.serve.page import mount_page
+
+    def no_model() -> Any:
+        raise AssertionError("The engine is not started here.")
+
+    client = TestClient(mount_page(FastAPI(), Engine(no_model), tokens=("first-secret", "second-secret")))
+    assert client.get("/", follow_redirects=False).headers["location"] == "/page"
+    assert client.get("/page/config").status_code == 401
+    assert client.post("/page/login", data={"username": "me", "password": "wrong"}).status_code == 400
+    assert client.get("/page/config").status_code == 401
+    assert client.post("/page/login", data={"username": "me", "password": "second-secret"}).status_code == 200
+    assert client.get("/page/config").status_code == 200
+
+
 def test_sizes_are_multiples_that_keep_the_area() -> None:
     for width, height, unit in ((128, 128, 8), (1024, 1024, 8), (64, 64, 64)):
         for label, value in sizes(width, height, unit):

@@ -145,14 +145,14 @@ def test_from_photos_to_a_picture_that_is_painted_again(visit: Any, files: dict[
     page = visitor.page
     look(visitor, "desktop-open")
     visitor.drop(files["two"], files["one"])
-    page.wait_for_selector("#faces button >> nth=2")
+    page.wait_for_selector("#faces .thumbnail-item >> nth=2")
     captions = "() => [...document.querySelectorAll('#faces .caption-label')].map(e => e.innerText.trim())"
     assert page.evaluate(captions) == ["Photo 1", "✓ Photo 1", "✓ Photo 2"]
-    page.click("#faces button >> nth=0")
+    page.click("#faces .thumbnail-item >> nth=0")
     page.wait_for_function(f"({captions})()[0] == '✓ Photo 1'")
     assert page.evaluate(captions) == ["✓ Photo 1", "Photo 1", "✓ Photo 2"]
 
-    visitor.set_steps(30, 2)
+    visitor.set_steps(100, 2)
     visitor.paint("a wizard in the snow")
     page.wait_for_selector("#status [role=progressbar][aria-valuenow] >> nth=0")
     page.wait_for_selector("#status img.limner-preview")
@@ -172,7 +172,7 @@ def test_from_photos_to_a_picture_that_is_painted_again(visit: Any, files: dict[
     assert record.identity is not None
     assert path.name.startswith("a-wizard-in-the-snow-")
 
-    page.click("button[role=tab]:has-text('again')")
+    page.get_by_role("tab", name="Paint a picture again").click()
     visitor.drop(str(path), into="#again-file")
     assert str(record.portrait.seed) in page.wait_for_selector("#record table").inner_text()
     page.click("button#again-run")
@@ -184,7 +184,7 @@ def test_from_photos_to_a_picture_that_is_painted_again(visit: Any, files: dict[
 def test_stop_keeps_what_is_finished(visit: Any, files: dict[str, str]) -> None:
     visitor = visit()
     visitor.drop(files["one"])
-    visitor.page.wait_for_selector("#faces button")
+    visitor.page.wait_for_selector("#faces .thumbnail-item")
     visitor.set_steps(100, 8)
     visitor.paint("a chef")
     visitor.page.wait_for_selector("#status:has-text('Painting: step')")
@@ -205,10 +205,10 @@ def test_every_kind_of_error_is_said_where_it_happens(visit: Any, files: dict[st
     look(visitor, "desktop-errors")
     visitor.page.click("#photos button[aria-label=Clear]")
     visitor.drop(files["one"])
-    visitor.page.wait_for_selector("#faces button")
+    visitor.page.wait_for_selector("#faces .thumbnail-item")
     visitor.paint("   ")
     visitor.alert("prompt", "#status")
-    visitor.page.click("button[role=tab]:has-text('again')")
+    visitor.page.get_by_role("tab", name="Paint a picture again").click()
     visitor.drop(files["one"], into="#again-file")
     visitor.alert("no_provenance", "#record")
     assert visitor.page.is_disabled("button#again-run")
@@ -217,7 +217,7 @@ def test_every_kind_of_error_is_said_where_it_happens(visit: Any, files: dict[st
 def test_on_a_phone_by_touch(visit: Any, files: dict[str, str]) -> None:
     visitor = visit(viewport=PHONE, is_mobile=True, has_touch=True, device_scale_factor=2)
     visitor.drop(files["one"])
-    visitor.page.wait_for_selector("#faces button")
+    visitor.page.wait_for_selector("#faces .thumbnail-item")
     visitor.page.tap("button:has-text('a portrait of a wizard in the snow')")
     visitor.page.wait_for_function("document.querySelector('#prompt textarea').value.includes('wizard')")
     visitor.page.tap("button#paint")
@@ -233,7 +233,7 @@ def test_by_keyboard_alone(visit: Any, files: dict[str, str]) -> None:
     visitor = visit(color_scheme="dark")
     page = visitor.page
     visitor.drop(files["two"])
-    page.wait_for_selector("#faces button >> nth=1")
+    page.wait_for_selector("#faces .thumbnail-item >> nth=1")
     reached: list[str] = []
     page.evaluate("document.activeElement.blur()")
     for _ in range(60):

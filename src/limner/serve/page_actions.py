@@ -21,6 +21,7 @@ from limner.pipelines.again import compare
 from limner.pipelines.paint import Dials
 from limner.provenance import Provenance, read_portrait, read_provenance
 from limner.serve import page_parts as parts
+from limner.serve.errors import NotFound
 from limner.serve.jobs import PaintRequest, Picture
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Actions:
         for number, path in enumerate(files or [], 1):
             name = f"Photo {number} ({Path(path).name})"
             try:
-                seen = self.engine.find_faces(Path(path).read_bytes())
+                seen = self.engine.find_faces(_read(path))
             except LimnerError as e:
                 said += parts.alert(e, name)
                 found.append(Photo(path, name, (), 0))
@@ -118,7 +119,7 @@ class Actions:
                 raise NoFaceFound("There is no photo of a person yet.", "Drop at least one photo that shows the face.")
             enrolled = self.engine.enroll(
                 owner,
-                [Path(photo.path).read_bytes() for photo in usable],
+                [_read(photo.path) for photo in usable],
                 [str(photo.chosen) for photo in usable],
             )
             person = enrolled.id
@@ -162,12 +163,20 @@ class Actions:
         """The settings of a dropped PNG, for the other tab."""
         if not file:
             return (gr.skip(),) * 7
-        portrait = _record(file).portrait
-        size = f"{portrait.image.width}x{portrait.image.height}"
-        names = ("strength", "steps", "guidance_scale")
-        strength, steps, guidance = (portrait.settings.get(name) for name in names)
-        known = gr.update(value=size) if size in self._sizes() else gr.skip()
-        return portrait.prompt, portrait.negative_prompt, strength, portrait.seed, steps, guidance, known
+        try:
+            request, index = as_recorded(_record(file), None)
+        except LimnerError as e:
+            raise gr.Error(str(e)) from e
+        size = f"{request.width}x{request.height}"
+        return (
+            request.prompt,
+            request.negative_prompt,
+            request.strength,
+            (request.seed or 0) + index,
+            request.steps,
+            request.guidance_scale,
+            gr.update(value=size) if size in self._sizes() else gr.skip(),
+        )
 
     def repaint(self, owner: str, file: str | None) -> Iterator[tuple[bool, Shown]]:
         """Paints a dropped PNG again, in the company that it was painted in, and compares."""
@@ -191,7 +200,10 @@ class Actions:
         """What one of the painted pictures says of itself."""
         if not 0 <= index < len(paths):
             return _html("")
-        return _html(parts.table(parts.record_rows(_record(paths[index]))))
+        try:
+            return _html(parts.table(parts.record_rows(_record(paths[index]))))
+        except LimnerError as e:
+            return _html(parts.alert(e))
 
     def _follow(
         self,
@@ -326,7 +338,15 @@ def file_name(prompt: str, seed: int) -> str:
 
 
 def _record(path: str) -> Provenance:
-    return read_provenance(io.BytesIO(Path(path).read_bytes()))
+    return read_provenance(io.BytesIO(_read(path)))
+
+
+def _read(path: str) -> bytes:
+    """An upload; NotFound where it was deleted since."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as e:
+        raise NotFound(f"{Path(path).name} is no longer here.", "Drop it again.") from e
 
 
 def _crop(image: Any) -> Any:

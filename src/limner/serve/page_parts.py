@@ -22,15 +22,16 @@ EXAMPLES = (
 HEADING = '<h1>Limner</h1><p class="limner-lead">Photos of a person and a sentence in, portraits out.</p>'
 
 CONSENT = (
-    "Paint people who agree to it. Photos are read to find the face and are deleted within the hour; what is kept of a "
-    "person, as numbers, is forgotten after that time too. Every picture says in its file that it was generated."
+    "Paint people who agree to it. Photos are read to find the face, and deleted after an hour. The numbers that "
+    "stand for the person are forgotten when the painting ends, except in your own files. Every picture says in its "
+    "file that a machine painted it."
 )
 
 HINTS = {
     "several_faces": "Pick the right person in the row of faces under the photos.",
     "no_provenance": "Only PNGs that Limner wrote, unchanged by other programs, can be painted again.",
     "unreadable_image": "JPEG, PNG, WebP, AVIF, TIFF, BMP and GIF can be read. Save it as one of them.",
-    "not_found": "The page was open for long and the person was forgotten. Press Paint again.",
+    "not_found": "The page was open for long, and what it held was deleted. Drop the files again.",
 }
 """What to do next on the page, where an error's own hint speaks of the command line."""
 
