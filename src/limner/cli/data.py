@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from limner.cli.clean import clean
 from limner.cli.names import names
 from limner.cli.output import note, print_json
 
@@ -16,6 +17,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Pictures and features that trainings read.", no_args_is_help=True)
     group.command("cache")(cache)
     group.command("names")(names)
+    group.command("clean")(clean)
 
     @group.callback()
     def data() -> None:
