@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import nn
 
 from limner.encoders.autoencoder import PatchAutoencoder
 from limner.encoders.dreamidentity import FaceWordsEncoder
@@ -142,7 +143,7 @@ def assemble(
     if not isinstance(m2id, M2IDEncoder):
         m2id = M2IDEncoder.from_pretrained(m2id, torch_dtype=dtype)
     vae, unet, scheduler = base_parts(base, dtype)
-    facts = {"force_zeros_for_empty_prompt": _zeros_for_empty(base, towers), **facts}
+    facts = {"force_zeros_for_empty_prompt": zeros_for_empty(base, towers), **facts}
     return DreamIdentityPipeline(vae, unet, scheduler, FaceWordsEncoder(m2id, towers), **facts)
 
 
@@ -162,16 +163,18 @@ def base_parts(base: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any
     name = json.loads((base / "vae" / "config.json").read_text(encoding="utf-8")).get("_class_name")
     kind: Any = PatchAutoencoder if name == PatchAutoencoder.__name__ else AutoencoderKL
     try:
-        vae = kind.from_pretrained(base / "vae", local_files_only=True).to(dtype).eval()
+        vae = kind.from_pretrained(base / "vae", local_files_only=True)
         unet: Any = UNet2DConditionModel.from_pretrained(base / "unet", local_files_only=True)
         config = json.loads((base / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RuntimeError) as e:
         raise CorruptData(f"The base in {base} cannot be loaded ({type(e).__name__}: {e}).") from e
     # Diffusers' default would clip latents to ±1, which washes every picture out.
-    return vae, unet.to(dtype).eval(), DDIMScheduler.from_config({**config, "clip_sample": False})
+    # ModelMixin.to would warn of modules kept in float32, of which there are none.
+    vae, unet = (nn.Module.to(model, dtype).eval() for model in (vae, unet))
+    return vae, unet, DDIMScheduler.from_config({**config, "clip_sample": False})
 
 
-def _zeros_for_empty(base: Path, towers: WordTowers) -> bool:
+def zeros_for_empty(base: Path, towers: WordTowers) -> bool:
     """What the base's own pipeline does with an empty negative prompt; SDXL's zeros where it does not say."""
     index = base / "model_index.json"
     values = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}

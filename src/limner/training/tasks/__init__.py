@@ -17,6 +17,7 @@ TASKS = {
     "clip": ("limner.training.tasks.clip", "ClipTask"),
     "alignment": ("limner.training.tasks.alignment", "AlignmentTask"),
     "diffusion": ("limner.training.tasks.diffusion", "DiffusionTask"),
+    "dreamidentity": ("limner.training.dreamidentity", "DreamIdentityTask"),
 }
 """Name → module and class; modules are imported when asked for, since they load frameworks."""
 

@@ -1,0 +1,179 @@
+"""What DreamIdentity's training reads: faces to be reconstructed, mixed with edits of generated faces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from limner.data.cache import Column, Table
+from limner.data.loader import Batch, Source
+from limner.data.partners import Partners
+from limner.data.tables import Report, captions_of, to_images
+from limner.encoders.pseudo_words import PLACEHOLDER, Layout
+from limner.errors import ConfigError
+from limner.training.towers import feature_table
+
+FACE_RADIUS = 2.0
+"""Of the circle that `face_weights` takes for the face, in distances from the eyes' middle to the mouth's."""
+
+
+class PromptTable:
+    """P prompts laid out for every tower, as arrays: which token, and which of the person's words (-1: none).
+
+    Args:
+        layouts: of all prompts, one per tower.
+    """
+
+    def __init__(self, layouts: Sequence[Layout]) -> None:
+        self.arrays: dict[str, np.ndarray] = {}
+        for i, layout in enumerate(layouts):
+            slots = torch.full_like(layout.ids, -1)
+            rows, places, words = layout.places[PLACEHOLDER].unbind(1)
+            slots[rows, places] = words
+            self.arrays[f"ids_{i}"], self.arrays[f"slots_{i}"] = layout.ids.numpy(), slots.numpy()
+
+    def __len__(self) -> int:
+        return len(self.arrays["ids_0"])
+
+    def batch(self, prompts: np.ndarray) -> dict[str, np.ndarray]:
+        """Columns `ids_i` and `slots_i` (B, T) int64 of the prompts with these numbers (B,)."""
+        return {name: values[prompts] for name, values in self.arrays.items()}
+
+    @staticmethod
+    def layouts(batch: Batch, towers: int) -> list[Layout]:
+        """The layouts, one per tower, of a batch that has the columns of `batch`."""
+        found = []
+        for i in range(towers):
+            slots = batch[f"slots_{i}"]
+            rows, places = torch.nonzero(slots >= 0, as_tuple=True)
+            where = torch.stack([rows, places, slots[rows, places]], 1)
+            found.append(Layout(batch[f"ids_{i}"], {PLACEHOLDER: where}))
+        return found
+
+
+class FaceMix(Source):
+    """Rows (face, prompt, picture). Reconstruction: the picture is where the face comes from. Edit: the face is that
+    person's identity face, the picture one of their edits.
+
+    Args:
+        pictures, latents: of reconstruction; pictures that are no reference (turned far away, painted) are left out.
+        templates: the prompts of reconstruction.
+        edits, edit_latents: the self-augmented set, or None.
+        share: of rows that are edits.
+        lay_out: prompts → `PromptTable`, for the prompts of the edits.
+
+    Raises:
+        ConfigError: landmarks are missing, or a person of the edit set lacks faces or edits.
+    """
+
+    def __init__(
+        self,
+        pictures: Table,
+        latents: Table,
+        templates: PromptTable,
+        edits: Table | None = None,
+        edit_latents: Table | None = None,
+        *,
+        share: float = 0.0,
+        lay_out: Callable[[list[str]], PromptTable] | None = None,
+    ) -> None:
+        self.pictures, self.latents, self.templates, self.share = pictures, latents, templates, share
+        self.rows = np.flatnonzero(pictures["reference"])
+        _demand_landmarks(pictures, self.rows, "reconstruction")
+        self.edits, self.edit_latents = edits, edit_latents
+        if edits is not None:
+            assert lay_out is not None
+            self._open_edits(edits, lay_out)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: np.ndarray, step: int) -> Batch:
+        parts = [self._row(int(row), step) for row in rows]
+        return {name: torch.from_numpy(np.stack([part[name] for part in parts])) for name in parts[0]}
+
+    def _row(self, row: int, step: int) -> dict[str, np.ndarray]:
+        random = np.random.default_rng([step, row])
+        if self.edits is None or random.random() >= self.share:
+            target = face = int(self.rows[row])
+            prompt = self.templates.batch(np.array([random.integers(len(self.templates))]))
+            return self._columns(self.pictures, self.latents, face, target, prompt)
+        target = int(self.targets[random.integers(len(self.targets))])
+        face = int(self.partners.of(np.array([target]), step)[0])
+        assert self.edit_latents is not None
+        prompt = self.prompts.batch(self.prompt_of[[target]])
+        return self._columns(self.edits, self.edit_latents, face, target, prompt)
+
+    def _columns(
+        self, pictures: Table, latents: Table, face: int, target: int, prompt: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        return {
+            "latents": np.asarray(latents["latents"][target]),
+            "time": np.asarray(pictures["time"][target]),
+            "face": np.asarray(pictures["image"][face]),
+            "face_landmarks": np.asarray(pictures["landmarks"][face]),
+            "landmarks": np.asarray(pictures["landmarks"][target]),
+            **{name: values[0] for name, values in prompt.items()},
+        }
+
+    def _open_edits(self, edits: Table, lay_out: Callable[[list[str]], PromptTable]) -> None:
+        reference, identity = edits["reference"][:], edits["identity"][:]
+        self.targets = np.flatnonzero(~reference)
+        faceless = sorted(set(identity[self.targets]) - set(identity[reference]))
+        if not len(self.targets) or faceless:
+            lacks = f"person {faceless[0]} has no identity face" if faceless else "there are no edited pictures"
+            raise ConfigError(
+                f"The edit set cannot be used: {lacks}.",
+                "Identity faces have `reference: true` in metadata.jsonl, edited pictures `reference: false`.",
+            )
+        _demand_landmarks(edits, np.flatnonzero(reference), "the edit set")
+        self.partners = Partners(identity, reference)
+        sentences = captions_of(edits, "prompt")
+        distinct = list(dict.fromkeys(sentences[i] for i in self.targets))
+        number = {sentence: i for i, sentence in enumerate(distinct)}
+        self.prompt_of = np.array([number.get(s, 0) for s in sentences])
+        self.prompts = lay_out(distinct)
+
+
+def face_weights(landmarks: torch.Tensor, size: int, places: int, outside: float) -> torch.Tensor:
+    """Weight of every latent place: 1 within a circle around the face, `outside` elsewhere: (B, 1, places, places).
+
+    Args:
+        landmarks: (B, 5, 2) in pixels of the picture; rows that are not known (NaN) weigh 1 everywhere.
+        size: side of the picture in pixels.
+    """
+    marks = landmarks.float() * (places / size)
+    centre = marks.mean(1)
+    radius = FACE_RADIUS * (marks[:, :2].mean(1) - marks[:, 3:].mean(1)).norm(dim=-1)
+    at = torch.arange(places, device=marks.device) + 0.5
+    distance = (at[None, None, :] - centre[:, 0, None, None]) ** 2 + (at[None, :, None] - centre[:, 1, None, None]) ** 2
+    far = distance > radius[:, None, None] ** 2  # comparisons with NaN are false
+    return torch.where(far, outside, 1.0)[:, None]
+
+
+def latent_table(vae: Any, pictures: Table, device: torch.device, report: Report) -> Table:
+    """Column `latents` (C, h, w) float16 of every picture: the mode of its encoding, scaled for the denoiser."""
+    vae = vae.to(device).eval()
+    with torch.no_grad():
+        first = torch.zeros(1, 3, *pictures["image"].shape[1:3], device=device)
+        shape = vae.encode(first).latent_dist.mode().shape[1:]
+
+    def compute(block: range) -> dict[str, torch.Tensor]:
+        images = to_images(torch.from_numpy(pictures["image"][block.start : block.stop])).to(device)
+        latents = vae.encode(images * 2 - 1).latent_dist.mode()
+        return {"latents": (latents - (vae.config.shift_factor or 0)) * vae.config.scaling_factor}
+
+    module: nn.Module = vae
+    return feature_table("latents", pictures, module, {"latents": Column("f2", tuple(shape))}, compute, report)
+
+
+def _demand_landmarks(table: Table, rows: np.ndarray, what: str) -> None:
+    if not len(rows) or np.isnan(table["landmarks"][:][rows]).any():
+        raise ConfigError(
+            f"Every face of {what} needs five landmarks (`landmarks`: five [x, y] in pixels); some have none.",
+            "See docs/training.md.",
+        )
