@@ -294,6 +294,7 @@ def test_bad_dials(tiny: FaceCLIPPipeline, model: Model, scene: Image.Image) -> 
         {"matrix": [[1e-9, 0, 0], [0, 1e-9, 0]]},
         {"matrix": [["nan", 0, 0], [0, 1, 0]]},
         {"person": 7},
+        {"person": -1},
     ],
     ids=str,
 )

@@ -128,15 +128,11 @@ class PortraitPipeline(StableDiffusionXLPipeline):
     ) -> Conditioning:
         """What the denoiser is told for each prompt; see `Method.condition`. The identity may be a group of people
         (`limner.pipelines.regions.group`); `strength` then holds for each of them."""
+        if identity is not None and is_group(identity):
+            return condition_group(lambda one: self.condition(prompt, one, negative_prompt, strength), identity)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         negatives = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
-
-        def one(person: Identity | None) -> Conditioning:
-            return self.method.condition(person, prompts, negative_prompts=negatives, strength=strength)
-
-        if identity is not None and is_group(identity):
-            return condition_group(one, identity)
-        return one(identity)
+        return self.method.condition(identity, prompts, negative_prompts=negatives, strength=strength)
 
     @torch.no_grad()
     def __call__(

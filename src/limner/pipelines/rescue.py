@@ -81,8 +81,8 @@ class Plan:
                 )
                 for f in facts["faces"]
             )
-            if not all(1 <= scale_of(np.array(f.matrix)) <= _MOST_ENLARGED for f in faces):
-                raise ValueError("a face is enlarged beyond all bounds")
+            if not all(f.person >= 0 and 1 <= scale_of(np.array(f.matrix)) <= _MOST_ENLARGED for f in faces):
+                raise ValueError("a face of nobody, or enlarged beyond all bounds")
             return cls(faces, tuple(str(text) for text in facts["said"]))
         except (KeyError, TypeError, ValueError, IndexError) as e:
             raise CorruptData(f"The picture's record of its rescued faces is damaged ({type(e).__name__}: {e}).") from e
@@ -237,17 +237,14 @@ def _paint_larger(
     guidance_rescale: float,
     seed: int,
 ) -> np.ndarray:
-    """The (S, S, 3) uint8 crop as diffusers' image-to-image pipeline paints it over `pipe`'s parts."""
+    """The (S, S, 3) uint8 crop, painted by diffusers' image-to-image pipeline."""
     import torch
-    from diffusers import StableDiffusionXLImg2ImgPipeline
     from PIL import Image
 
-    parts = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
-    painter: Any = StableDiffusionXLImg2ImgPipeline(
-        vae=pipe.vae, unet=pipe.unet, scheduler=pipe.scheduler, add_watermarker=False, **parts
-    )
-    painter.set_progress_bar_config(disable=True)
-    output: Any = painter(
+    from limner.pipelines.image_to_image import ImageToImage
+
+    painter: Any = ImageToImage.over(pipe)
+    output = painter(
         image=Image.fromarray(crop),
         strength=strength,
         num_inference_steps=max(steps, math.ceil(1 / strength + 1e-6)),  # so that one is left
