@@ -103,7 +103,7 @@ class Client(threading.Thread):
             act = self.random.choices([a for a, _ in acts], [w for _, w in acts])[0]
             try:
                 act()
-            except (ConnectionError, http.client.HTTPException, TimeoutError) as e:
+            except Exception as e:  # a lost connection, an answer that cannot be read: whatever it is, it is wrong
                 self.log.fault(f"{act.__name__}: {type(e).__name__}: {e}")
 
     def connect(self) -> http.client.HTTPConnection:

@@ -30,7 +30,7 @@ class Settings(Config):
 
     tokens: tuple[str, ...] = ()
     body_bytes: int = 32_000_000
-    bodies_bytes: int = 256_000_000
+    bodies_bytes: int = 128_000_000
     upload_seconds: float = 60.0
     rate: float = 60.0
     burst: int = 20
