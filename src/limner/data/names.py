@@ -120,9 +120,9 @@ def read_names(path: str | Path) -> list[Entry]:
     except OSError as e:
         raise ConfigError(f"Cannot read names from {path}: {e.strerror or e}.", "Check the path.") from e
     except UnicodeDecodeError as e:
-        line = e.object[: e.start].count(b"\n") + 1
+        before = e.object[: e.start].count(b"\n")
         raise ConfigError(
-            f"{path}, line {line}, is not UTF-8 (byte 0x{e.object[e.start]:02x}).",
+            f"{path}, line {before + 1}, is not UTF-8 (byte 0x{e.object[e.start]:02x}).",
             f"Convert it, for instance: iconv -f latin1 -t utf-8 {path.name}.",
         ) from e
     found = []

@@ -187,6 +187,10 @@ class DreamIdentityTask(Task[DreamIdentitySettings]):
             **{k: torch.from_numpy(v) for k, v in prompts.batch(np.zeros(rows, np.int64)).items()},
         }
 
+    def tokens(self) -> int:
+        """Places of the latent picture."""
+        return (self.settings.data.size // self.pipeline.vae_scale_factor) ** 2
+
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
         words = self._words(model, batch)
         diffusion = self._each(words, batch, dice).mean()
