@@ -27,4 +27,4 @@ class ImageToImage(StableDiffusionXLImg2ImgPipeline):
         """SDXL's size conditioning; zeros, which nobody reads, for a UNet without it (SD 2.1)."""
         if self.unet.config.addition_embed_type is None:
             return torch.zeros(1, 6), torch.zeros(1, 6)
-        return super()._get_add_time_ids(*args, **kwargs)
+        return super()._get_add_time_ids(*args, **kwargs)  # type: ignore[misc]
