@@ -20,7 +20,7 @@ from limner.serve.jobs import Limits  # noqa: E402
 from limner.serve.page_actions import Actions, Shown, as_recorded, sizes  # noqa: E402
 
 DIALS: dict[str, Any] = {
-    "prompt": "a chef", "negative": "hat", "strength": 0.9, "number": 2, "seed": 5, "steps": 2, "guidance": 2.0,
+    "prompt": "a chef", "negative": "hat", "strength": 0.9, "number": 2, "seed": "5", "steps": 2, "guidance": 2.0,
     "size": "64x64", "embed": True, "watermark": False,
 }  # fmt: skip
 OWNER = "visitor"
@@ -110,6 +110,7 @@ def test_the_face_that_was_picked_is_painted(actions: Actions, files: dict[str, 
     assert [caption for _, caption in gallery["value"]] == ["✓ Photo 1", "Photo 1", "✓ Photo 2"]
     identities = {read_provenance(paint(actions, f[:1], number=1).paths[0]).portrait.identity for f in (found, picked)}
     assert len(identities) == 2
+    assert "`choose`" not in str(paint(actions, picked[:1], number=1, seed="").notes)
 
 
 def test_what_is_wrong_with_photos_is_said_at_once(actions: Actions, files: dict[str, str]) -> None:
@@ -131,6 +132,8 @@ def test_what_is_wrong_with_photos_is_said_at_once(actions: Actions, files: dict
         ({"size": "63x64"}, "config"),
         ({"steps": 101}, "config"),
         ({"number": 17}, "config"),
+        ({"seed": "-1"}, "config"),
+        ({"seed": "9" * 19}, "config"),
     ],
 )
 def test_wrong_settings_are_said(actions: Actions, files: dict[str, str], changes: Any, code: str) -> None:
@@ -158,7 +161,7 @@ def test_a_picture_is_painted_again_pixel_for_pixel(actions: Actions, files: dic
     (again,) = shown.paths
     assert np.array_equal(np.asarray(Image.open(again)), np.asarray(Image.open(path)))
     prompt, negative, strength, seed, *_ = actions.take(path)
-    assert (prompt, negative, strength, seed) == ("a chef", "hat", 0.9, 6)
+    assert (prompt, negative, strength, seed) == ("a chef", "hat", 0.9, "6")
 
 
 def test_what_cannot_be_painted_again_says_why(actions: Actions, files: dict[str, str], tmp_path: Path) -> None:

@@ -153,6 +153,7 @@ def test_from_photos_to_a_picture_that_is_painted_again(visit: Any, files: dict[
     assert page.evaluate(captions) == ["✓ Photo 1", "Photo 1", "✓ Photo 2"]
 
     visitor.set_steps(100, 2)
+    assert page.input_value("#seed textarea, #seed input") == ""
     visitor.paint("a wizard in the snow")
     page.wait_for_selector("#status [role=progressbar][aria-valuenow] >> nth=0")
     page.wait_for_selector("#status img.limner-preview")

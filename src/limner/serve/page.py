@@ -126,12 +126,12 @@ def _dials() -> dict[str, Any]:
     prompt = gr.Textbox(label="What to paint", lines=2, max_lines=6, placeholder=parts.EXAMPLES[0], elem_id="prompt")
     gr.Examples([[text] for text in parts.EXAMPLES], prompt, label="For example", api_visibility="private")
     with gr.Row():
-        strength = gr.Slider(0, 1, 1, step=0.05, label="Strength of the person", min_width=220)
+        strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", min_width=220)
         number = gr.Slider(1, 8, 4, step=1, label="Pictures", min_width=220, elem_id="number")
     with gr.Accordion("More settings", open=False, elem_id="more"):
         negative = gr.Textbox(label="What not to paint", elem_id="negative")
         with gr.Row():
-            seed = gr.Number(label="Seed", info="Empty: another one each time", precision=0, elem_id="seed", minimum=0)
+            seed = gr.Textbox(label="Seed", placeholder="another one each time", max_lines=1, elem_id="seed")
             steps = gr.Slider(1, 100, 30, step=1, label="Steps", elem_id="steps")
         with gr.Row():
             guidance = gr.Slider(1, 15, 5, step=0.5, label="Guidance", info="Weight of the sentence")

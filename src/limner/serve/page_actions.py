@@ -172,7 +172,7 @@ class Actions:
             request.prompt,
             request.negative_prompt,
             request.strength,
-            (request.seed or 0) + index,
+            str((request.seed or 0) + index),
             request.steps,
             request.guidance_scale,
             gr.update(value=size) if size in self._sizes() else gr.skip(),
@@ -285,7 +285,7 @@ def as_request(dials: dict[str, Any], person: str | None) -> PaintRequest:
         identity=person,
         negative_prompt=dials["negative"] or "",
         number=int(dials["number"]),
-        seed=None if dials["seed"] is None else int(dials["seed"]),
+        seed=as_seed(dials["seed"]),
         strength=dials["strength"],
         guidance_scale=dials["guidance"],
         steps=int(dials["steps"]),
@@ -296,6 +296,18 @@ def as_request(dials: dict[str, Any], person: str | None) -> PaintRequest:
         likeness=person is not None,
         preview=True,
     )
+
+
+def as_seed(text: str | None) -> int | None:
+    """A seed as typed; None for an empty field.
+
+    Raises:
+        ConfigError: no whole number.
+    """
+    text = (text or "").strip()
+    if text and not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise ConfigError(f"The seed is {text[:40]!r}; a whole number, or nothing, is expected.")
+    return int(text) if text else None
 
 
 def as_recorded(record: Provenance, person: str | None) -> tuple[PaintRequest, int]:

@@ -12,6 +12,8 @@ from limner.pipelines.ranking import NO_FACE
 from limner.provenance import Provenance
 from limner.serve.jobs import Picture, Progress, Status
 
+NOBODY = "no face seen"
+
 EXAMPLES = (
     "a portrait of a wizard in the snow",
     "a photo of a chef in a kitchen, smiling",
@@ -78,10 +80,10 @@ def alert(error: LimnerError | Mapping[str, str], about: str = "") -> str:
 
 
 def remarks(sentences: Sequence[str]) -> str:
-    """Things worth knowing that stop nothing; empty for none."""
-    if not sentences:
+    """Things worth knowing that stop nothing; empty for none. How to choose a face is seen on the page itself."""
+    items = "".join(f"<li>{escape(s)}</li>" for s in sentences if "`choose`" not in s)
+    if not items:
         return ""
-    items = "".join(f"<li>{escape(s)}</li>" for s in sentences)
     return f'<div class="limner-remarks" role="note"><ul>{items}</ul></div>'
 
 
@@ -117,7 +119,8 @@ def model_line(facts: Mapping[str, Any]) -> str:
 
 def caption(picture: Picture) -> str:
     """The line under a picture in the gallery."""
-    said = [f"{name} {value:.2f}" if value > NO_FACE else "no face seen" for name, value in picture.scores.items()]
+    scores = picture.scores.items()
+    said = [f"{name} {value:.2f}" if value > NO_FACE else NOBODY for name, value in scores]
     return " · ".join([f"seed {picture.seed}", *said])
 
 
@@ -149,7 +152,11 @@ def record_rows(record: Provenance) -> dict[str, Any]:
         "Person": person_of(record),
         "Pixels": "as they were painted" if record.intact else "changed after they were painted",
         "Made by": "a machine",
-        **{name.capitalize(): f"{value:.2f}" for name, value in portrait.scores.items()},
+        **{
+            name.capitalize(): f"{value:.2f}" if value > NO_FACE else NOBODY
+            for name, value in portrait.scores.items()
+            if isinstance(value, int | float)
+        },
     }
 
 
