@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import accelerate  # noqa: F401
@@ -16,8 +18,8 @@ from limner.training.loop import Trainer
 from limner.training.tasks import load_training
 
 
-def train(recipe: Path, out: Path, processes: int) -> None:
-    """Trains in `processes` forks and waits for them."""
+def in_processes(work: Callable[[], None], processes: int) -> None:
+    """Does the work in `processes` forks that know of each other, and waits for them."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -32,15 +34,18 @@ def train(recipe: Path, out: Path, processes: int) -> None:
             if processes > 1:
                 place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
                 os.environ.update({"MASTER_ADDR": "127.0.0.1", **{k: str(v) for k, v in place.items()}})
-            Trainer(*load_training(recipe), out).run()
+            work()
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     if [os.waitpid(child, 0)[1] for child in children] != [0] * processes:
-        raise SystemExit(f"{recipe.name} failed on {processes} processes")
+        raise SystemExit(f"the work failed on {processes} processes")
 
 
 if __name__ == "__main__":
     for name in sys.argv[2:]:
         for count in (1, 2):
-            train(Path(name), Path(sys.argv[1]) / f"{Path(name).stem}-{count}", count)
+            out = Path(sys.argv[1]) / f"{Path(name).stem}-{count}"
+            in_processes(lambda n=name, o=out: Trainer(*load_training(n), o).run(), count)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from limner.cli.output import note, print_json
+from limner.errors import ConfigError
 
 if TYPE_CHECKING:
     from limner.training.recipe import Recipe
@@ -27,6 +28,13 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print parameters, memory and steps; train nothing.")
     ] = False,
+    gpus: Annotated[
+        int | None,
+        typer.Option("--gpus", min=1, help="With --dry-run: count for so many GPUs, from sizes alone."),
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option("--hours", min=0.01, help="With --gpus: how fast they must be to be done in time.")
+    ] = None,
     resume: Annotated[
         int | None, typer.Option("--resume", metavar="STEP", help="Go back to this checkpoint instead of the last.")
     ] = None,
@@ -44,6 +52,15 @@ def train(
 
     complete, build = load_training(recipe, overrides)
     folder = out or Path("runs") / complete.name
+    if gpus is not None:
+        if not dry_run:
+            raise ConfigError("--gpus counts what a training would need.", "Give --dry-run with it.")
+        from limner.training.plan import plan
+
+        _tell(plan(complete, build, recipe.parent, gpus, hours), as_json)
+        return
+    if hours is not None:
+        raise ConfigError("--hours needs --gpus: it says how fast so many must be.")
     if dry_run:
         from limner.training.estimate import estimate
 
@@ -83,5 +100,7 @@ def _tell(values: dict[str, Any], as_json: bool) -> None:
 
     table = Table(show_header=False, box=None)
     for name, value in values.items():
-        table.add_row(name.replace("_", " "), str(value))
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {v:g}" for k, v in value.items())
+        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
     Console().print(table)

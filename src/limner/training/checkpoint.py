@@ -24,9 +24,11 @@ from torch.distributed.checkpoint.state_dict import (
 
 from limner.errors import CorruptData, StorageError
 from limner.training.ema import Ema
+from limner.training.shard import local
 
 FORMAT = 1
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+_OWN = StateDictOptions(ignore_frozen_params=True)
 _SPREAD = StateDictOptions(full_state_dict=True, strict=False)
 
 
@@ -104,7 +106,8 @@ class Checkpoints:
         Raises:
             StorageError: no space; earlier checkpoints are intact.
         """
-        weights = _weights(model)
+        weights = whole_weights(model)
+        average = ema.gather(keep=write) if ema is not None else {}
         optimizing: Any = get_optimizer_state_dict(model, optimizer, options=_WHOLE)
         if not write:
             return
@@ -113,7 +116,7 @@ class Checkpoints:
             _write(weights, folder / "model.safetensors")
             _write(moments, folder / "optimizer.safetensors")
             if ema is not None:
-                _write(ema.average, folder / "ema.safetensors")
+                _write(average, folder / "ema.safetensors")
                 state = {**state, "ema_updates": ema.updates}
             state = {"format": FORMAT, "step": step, **state, "param_groups": optimizing["param_groups"]}
             text = json.dumps(state, indent=1)
@@ -140,15 +143,14 @@ class Checkpoints:
                 parameter, _, kind = name.rpartition("/")
                 moments.setdefault(parameter, {})[kind] = value
             optimizing = {"state": moments, "param_groups": state["param_groups"]}
-            own = _weights(model)
-            if own.keys() != weights.keys():
-                raise KeyError(f"other weights: {sorted(own.keys() ^ weights.keys())[0]}")
+            own = _names(model)
+            if own != weights.keys():
+                raise KeyError(f"other weights: {sorted(own ^ weights.keys())[0]}")
             set_optimizer_state_dict(model, optimizer, optimizing, options=_SPREAD)
             set_model_state_dict(model, weights, options=_SPREAD)
             if ema is not None:
                 ema.updates = state["ema_updates"]
-                for name, value in ema.average.items():
-                    value.copy_(average[name])
+                ema.fill(average)
         except (OSError, SafetensorError, json.JSONDecodeError, KeyError, RuntimeError, TypeError) as e:
             raise CorruptData(
                 f"The checkpoint {folder} cannot be read ({e}).",
@@ -157,15 +159,26 @@ class Checkpoints:
         return state
 
 
-def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Trained parameters and buffers by name; what several modules share, under the first name only."""
+def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Trained parameters and buffers by name, whole; what several modules share, under the first name only.
+
+    Every process must call it; only the first gets them.
+    """
     state: Any = get_model_state_dict(model, options=_WHOLE)
+    names = _names(model)
+    return {name: value for name, value in state.items() if name in names}
+
+
+def _names(model: nn.Module) -> set[str]:
+    """Names of what `whole_weights` holds, known to every process."""
+    state: Any = get_model_state_dict(model, options=_OWN)
     seen: set[tuple[int, torch.Size]] = set()
-    found = {}
+    found = set()
     for name, value in state.items():
-        place = (value.data_ptr(), value.shape)
-        if value.numel() == 0 or place not in seen:
-            found[name] = value
+        part = local(value)
+        place = (part.data_ptr(), value.shape)
+        if part.numel() == 0 or place not in seen:
+            found.add(name)
         seen.add(place)
     return found
 

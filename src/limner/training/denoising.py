@@ -15,9 +15,9 @@ from limner.data.loader import Batch
 from limner.data.partners import Partners
 from limner.data.tables import Report, captions_of, demand
 from limner.encoders.face_vit import FaceTokens
-from limner.encoders.faceclip import FaceCLIPEncoder
-from limner.encoders.parts import load_text, save_text
+from limner.encoders.parts import save_text
 from limner.errors import ConfigError
+from limner.training.parts import counting_sizes, encoder_of, text_of
 from limner.training.towers import both_ids, branches_of, face_features
 from limner.training.words import caption_ids
 
@@ -26,10 +26,11 @@ class Conditioner(ABC):
     """Turns rows of pictures into prompt embeddings (B,T,C) and pooled embeddings (B,P), with frozen towers.
 
     Attributes:
-        width, pooled: C and P.
+        context, width, pooled: T, C and P.
         modules: the frozen towers.
     """
 
+    context: int
     width: int
     pooled: int
     modules: list[nn.Module]
@@ -37,6 +38,8 @@ class Conditioner(ABC):
 
     def null(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The unconditional embeddings: (1,T,C) and (1,P). The towers are frozen, so they are computed once."""
+        if counting_sizes():
+            return torch.zeros(1, self.context, self.width), torch.zeros(1, self.pooled)
         device = next(self.modules[0].parameters()).device
         if self._null is None or self._null[0].device != device:
             self._null = self._encode_null(device)
@@ -74,7 +77,7 @@ class TextConditioner(Conditioner):
     """
 
     def __init__(self, clips: tuple[Path, ...]) -> None:
-        self.towers, self.tokenizers = zip(*(load_text(c) for c in clips), strict=True)
+        self.towers, self.tokenizers = zip(*(text_of(c) for c in clips), strict=True)
         self.context = self.towers[0].text_config.context
         self.width = sum(t.text_config.width for t in self.towers)
         self.pooled = self.towers[-1].text_config.width
@@ -120,12 +123,12 @@ class FaceCLIPConditioner(Conditioner):
     """
 
     def __init__(self, folder: Path, faceless: float) -> None:
-        self.encoder = FaceCLIPEncoder.from_pretrained(folder)
+        self.encoder = encoder_of(folder)
         if self.encoder.tokenizer is None:
             raise ConfigError(f"The encoder in {folder} has no tokenizer.", "Save it with one.")
         if len(self.encoder.faces) != 1:
             raise ConfigError(f"The branches of {folder} have different face encoders; training needs a shared one.")
-        self.faceless = faceless
+        self.faceless, self.context = faceless, self.encoder.config.context
         texts = [b.config.text for b in branches_of(self.encoder)]
         self.width, self.pooled = sum(t.width for t in texts), texts[-1].width
         self.modules = [self.encoder]

@@ -45,7 +45,7 @@ def estimate(recipe: Recipe, build: Callable[[], Task[Any]], processes: int = 1)
     trained = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for m in (task.model, *task.frozen()) for p in m.parameters() if not p.requires_grad)
     copies = 4 + (1 if loop.ema and not loop.ema_on_cpu else 0)
-    activations = _activations(task, batch, recipe)
+    kept = activations(task, batch, recipe)
     seconds = _seconds(task, batch, recipe)
     images = loop.steps * loop.batch_size
     rate = rows / seconds
@@ -56,7 +56,7 @@ def estimate(recipe: Recipe, build: Callable[[], Task[Any]], processes: int = 1)
         "frozen_parameters": frozen,
         "weights_and_optimizer_mb": round(trained * copies * FLOAT / 1e6, 1),
         "frozen_mb": round(frozen * FLOAT / 1e6, 1),
-        "activations_mb": round(activations / 1e6, 1),
+        "activations_mb": round(kept / 1e6, 1),
         "steps": loop.steps,
         "batch_size": loop.batch_size,
         "rows_at_once": rows,
@@ -68,21 +68,21 @@ def estimate(recipe: Recipe, build: Callable[[], Task[Any]], processes: int = 1)
     }
 
 
-def _activations(task: Task[Any], batch: Batch, recipe: Recipe) -> int:
+def activations(task: Task[Any], batch: Batch, recipe: Recipe) -> int:
     """Bytes that the forward pass keeps for the backward pass; each storage counted once, parameters left out."""
-    known = {p.untyped_storage().data_ptr() for m in (task.model, *task.frozen()) for p in m.parameters()}
-    kept: dict[int, int] = {}
+    known = {p.untyped_storage()._cdata for m in (task.model, *task.frozen()) for p in m.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage._cdata not in known:
+            kept[storage._cdata] = storage  # alive, so that no other takes its place
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        total = _loss(task, batch, recipe)
+        total = loss_of(task, batch, recipe)
     del total
-    return sum(kept.values())
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def _seconds(task: Task[Any], batch: Batch, recipe: Recipe) -> float:
@@ -91,7 +91,7 @@ def _seconds(task: Task[Any], batch: Batch, recipe: Recipe) -> float:
     best = float("inf")
     for _ in range(1 + TIMED_STEPS):
         began = time.perf_counter()
-        _loss(task, batch, recipe).backward()
+        loss_of(task, batch, recipe).backward()
         nn.utils.clip_grad_norm_(task.model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -101,7 +101,8 @@ def _seconds(task: Task[Any], batch: Batch, recipe: Recipe) -> float:
     return best
 
 
-def _loss(task: Task[Any], batch: Batch, recipe: Recipe) -> torch.Tensor:
+def loss_of(task: Task[Any], batch: Batch, recipe: Recipe) -> torch.Tensor:
+    """The loss of a batch, in the recipe's precision."""
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.loop.precision)
     dice = Dice(0, 0, range(len(next(iter(batch.values())))), task.device)
     with torch.autocast(task.device.type, dtype=precision, enabled=precision is not None):

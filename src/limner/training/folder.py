@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from limner.errors import OutputConflict, StorageError
-from limner.training.recipe import Recipe, first_difference
+from limner.errors import ConfigError, OutputConflict, StorageError
+from limner.training.recipe import Recipe, first_difference, with_settings
 from limner.types import write_atomic
 
 
@@ -25,7 +25,7 @@ def claim_folder(out: Path, recipe: Recipe) -> None:
     """
     path = out / "recipe.yaml"
     if path.exists():
-        old = Recipe.load(path).to_dict()
+        old = _complete(Recipe.load(path)).to_dict()
         found = first_difference({**old, "run": 0}, {**recipe.to_dict(), "run": 0})
         if found:
             raise OutputConflict(
@@ -39,6 +39,16 @@ def claim_folder(out: Path, recipe: Recipe) -> None:
     except OSError as e:
         raise StorageError(f"Cannot make {out}: {e.strerror or e}.", "Choose another folder with --out.") from e
     write_atomic(path, yaml.safe_dump(recipe.to_dict(), sort_keys=False).encode())
+
+
+def _complete(recipe: Recipe) -> Recipe:
+    """The recipe as this version would write it: with the settings that it did not know when it was written."""
+    from limner.training.tasks import task_class
+
+    try:
+        return with_settings(recipe, task_class(recipe.task).settings_class.from_dict(recipe.settings))
+    except ConfigError:
+        return recipe  # what does not fit any more will be named as a difference
 
 
 @contextmanager

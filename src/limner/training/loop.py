@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,15 +17,19 @@ from limner.config import Config
 from limner.data.loader import Share, batches
 from limner.data.order import Order
 from limner.errors import ConfigError, TrainingDiverged
-from limner.training.checkpoint import Checkpoints, whole_folder
+from limner.training.checkpoint import Checkpoints, whole_folder, whole_weights
 from limner.training.dice import Dice, seed_everything
 from limner.training.ema import Ema
 from limner.training.folder import claim_folder, locked
 from limner.training.progress import Reporter, counting, silent
 from limner.training.recipe import Loop, Recipe
 from limner.training.results import is_finished, write_results
+from limner.training.shard import release, shard, whole_value
 from limner.training.stop import Stop
 from limner.training.task import Task
+
+PLAIN = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU", "MULTI_HPU")
+"""accelerate's names of what the loop can be launched as; it shards by itself."""
 
 ASK_EVERY = 10
 """Steps between two agreements of several processes on whether to stop."""
@@ -77,6 +82,11 @@ class Trainer:
         self.accelerator = Accelerator(
             mixed_precision=self.loop.precision, cpu=no_accelerator, kwargs_handlers=[patience]
         )
+        if str(self.accelerator.distributed_type.value) not in PLAIN:
+            raise ConfigError(
+                f"accelerate was told to train by {self.accelerator.distributed_type.value}; allowed: plain processes.",
+                "Launch with recipes/full/accelerate/ddp.yaml; --set run.shard=true shards the model (FSDP).",
+            )
         self.main = self.accelerator.is_main_process
         self.share = Share(self.accelerator.process_index, self.accelerator.num_processes, self.loop.accumulation)
         self.share.positions(self.loop.batch_size, 0)
@@ -91,6 +101,9 @@ class Trainer:
                 "a batch; allowed: 1.",
                 "Use more processes instead.",
             )
+        if self.run_config.shard:
+            self._demand_shardable()
+        self.build = build
         self.checkpoints = Checkpoints(out / "checkpoints", self.run_config.keep)
         self.metrics: dict[str, float] = {}
 
@@ -138,13 +151,19 @@ class Trainer:
         loop, task = self.loop, self.task
         source = task.source()
         self.source, self.order = source, Order(len(source), loop.batch_size, loop.seed, source.groups)
+        if self.run_config.shard and self.share.world > 1:
+            task.model = self.accelerator.prepare_model(task.model, evaluation_mode=True)  # on its device, not wrapped
+            shard(task.model, task.shards)
         optimizer = torch.optim.AdamW(
             task.parameter_groups(loop.weight_decay), lr=loop.lr, betas=loop.betas, eps=loop.eps
         )
         for module in task.frozen():
             module.to(task.device).eval().requires_grad_(False)
-        self.model, self.optimizer = self.accelerator.prepare(task.model, optimizer)
-        task.model = self.accelerator.unwrap_model(self.model)
+        if self.run_config.shard and self.share.world > 1:
+            self.model, self.optimizer = task.model, self.accelerator.prepare(optimizer)
+        else:
+            self.model, self.optimizer = self.accelerator.prepare(task.model, optimizer)
+            task.model = self.accelerator.unwrap_model(self.model)
         self.ema = Ema(task.model, loop.ema, "cpu" if loop.ema_on_cpu else None) if loop.ema else None
         self.saved = -1
         steps = self.checkpoints.steps()
@@ -199,7 +218,7 @@ class Trainer:
                 accelerator.backward(losses.total / loop.accumulation)
             for name, value in {"loss": losses.total.detach(), **losses.parts}.items():
                 totals[name] = totals.get(name, 0) + value.float() / loop.accumulation
-        norm = accelerator.clip_grad_norm_(self.model.parameters(), loop.clip or math.inf)
+        norm = whole_value(accelerator.clip_grad_norm_(self.model.parameters(), loop.clip or math.inf))
         self._demand_finite(step + 1, totals["loss"], norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -230,8 +249,12 @@ class Trainer:
         if _due(done, run.checkpoint_every):
             self._save(done)
 
-    def _averaged(self) -> Any:
-        return self.ema.applied() if self.ema is not None else nullcontext()
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Inside, the model holds the averaged weights, if an average is kept."""
+        with self.ema.applied() if self.ema is not None else nullcontext():
+            yield
+        release(self.task.model)
 
     @torch.no_grad()
     def _validate(self, done: int) -> None:
@@ -278,12 +301,35 @@ class Trainer:
         """Samples and exports the final, averaged weights, and writes results.json."""
         with self.reporter.pause():
             self._sheet(step)
+            self.task.model.eval()
+            with self._averaged():
+                task = self._gathered() if self.run_config.shard and self.share.world > 1 else self.task
+                if self.main:
+                    with whole_folder(self.out / "weights") as folder:
+                        task.export(folder)
             if self.main:
-                self.task.model.eval()
-                with self._averaged(), whole_folder(self.out / "weights") as folder:
-                    self.task.export(folder)
                 write_results(self, step, "")
         self.accelerator.wait_for_everyone()
+
+    def _gathered(self) -> Task[Config]:
+        """On the first process, the task with the whole of a sharded model, in main memory; every process calls it."""
+        state = whole_weights(self.task.model)
+        if not self.main:
+            return self.task
+        task = self.build()
+        task.model.load_state_dict(state, strict=False)
+        task.model.eval()
+        return task
+
+    def _demand_shardable(self) -> None:
+        """Raises ConfigError where run.shard cannot be had."""
+        if not self.task.shards:
+            raise ConfigError(
+                f"Run.shard is True, but the task {self.task.name!r} cannot be sharded.",
+                "Leave it out: it fits one GPU.",
+            )
+        if self.loop.precision == "fp16":
+            raise ConfigError("Run.shard is True; allowed with loop.precision: no, bf16.")
 
 
 def _due(done: int, every: int) -> bool:

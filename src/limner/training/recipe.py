@@ -72,6 +72,7 @@ class Run(Config):
         workers: processes that fetch batches ahead; 0 fetches in the training process.
         checkpoint_every, validate_every, sheet_every, log_every: in steps; 0 means only at the end.
         keep: how many checkpoints stay on disk.
+        shard: divides weights, gradients and moments among the processes (FSDP), where the task can.
     """
 
     workers: int = 0
@@ -80,6 +81,7 @@ class Run(Config):
     sheet_every: int = 1000
     log_every: int = 50
     keep: int = 2
+    shard: bool = False
 
     def validate(self) -> None:
         for name in ("workers", "checkpoint_every", "validate_every", "sheet_every", "log_every"):

@@ -49,11 +49,14 @@ class Task(ABC, Generic[C]):
         model: all trainable parameters, on the CPU after construction; the loop moves and wraps it. Its state dict is
             what checkpoints hold, so frozen parts should stand beside it, not inside.
         contrasts_rows: the loss compares rows with each other, so that accumulation would change it; refused then.
+        shards: classes of the model's blocks that processes can share among them (`run.shard`); none where it is not
+            worth while.
     """
 
     name: ClassVar[str]
     settings_class: ClassVar[type[Config]]
     contrasts_rows: ClassVar[bool] = False
+    shards: ClassVar[tuple[str, ...]] = ()
     model: nn.Module
 
     def __init__(self, settings: C) -> None:
@@ -70,6 +73,11 @@ class Task(ABC, Generic[C]):
     @abstractmethod
     def example(self, rows: int) -> Batch:
         """A made-up batch in the form of `source().batch`, without any data; for measuring time and memory."""
+
+    def tokens(self) -> int:
+        """What the model reads of one row (patches, latent places, words), for saying how much a training sees; 0 where
+        a task does not say."""
+        return 0
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:

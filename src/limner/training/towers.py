@@ -18,8 +18,8 @@ from limner.data.tables import Report, captions_of, to_images
 from limner.encoders.branch import FaceCLIPBranch
 from limner.encoders.config import BranchConfig, FaceCLIPConfig, FuserConfig
 from limner.encoders.faceclip import FaceCLIPEncoder
-from limner.encoders.parts import load_face, load_text
 from limner.errors import ConfigError, WeightsUnavailable
+from limner.training.parts import face_of, text_of
 from limner.training.words import caption_ids
 
 BRANCHES = ("face_clip_l", "face_clip_g")
@@ -37,8 +37,8 @@ def assemble(face: Path, clips: tuple[Path, ...], fuser: FuserConfig) -> FaceCLI
         ConfigError: tokenizers that differ, or sizes that do not fit each other.
         WeightsUnavailable, CorruptData, WeightsMismatch: see `limner.encoders.parts`.
     """
-    vit = load_face(face)
-    loaded = [load_text(c) for c in clips]
+    vit = face_of(face)
+    loaded = [text_of(c) for c in clips]
     tokenizer = loaded[0][1]
     if any(t.get_vocab() != tokenizer.get_vocab() for _, t in loaded[1:]):
         raise ConfigError(f"The CLIPs {', '.join(map(str, clips))} have different tokenizers.", "Train them alike.")
@@ -133,7 +133,7 @@ def face_features(encoder: FaceCLIPEncoder, pictures: Table, device: torch.devic
 
 def clip_features(clip: Path, pictures: Table, device: torch.device, report: Report) -> Table:
     """Columns `image`, `caption` and `prompt` (P) float32, of unit length, by the CLIP in a folder."""
-    tower, tokenizer = load_text(clip)
+    tower, tokenizer = text_of(clip)
     towers = nn.ModuleDict({"text": tower, "image": load_image_tower(clip)}).to(device)
     text = tower.text_config
     columns = {k: Column("f4", (text.projection,)) for k in ("image", "caption", "prompt")}

@@ -115,6 +115,11 @@ class AlignmentTask(Task[AlignmentSettings]):
             batch |= {f"{k}_{i}": feature for k in ("image", "caption", "prompt")}
         return batch
 
+    def tokens(self) -> int:
+        """Words and patches of the face, in every branch."""
+        configs = [b.config for b in branches_of(self.encoder)]
+        return sum(c.text.context + c.face.grid**2 for c in configs)
+
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
         prompt = dice.uniform() < self.settings.prompts
         ids = torch.where(prompt[:, None], batch["prompt_ids"], batch["caption_ids"])

@@ -93,6 +93,10 @@ class AutoencoderTask(Task[AutoencoderSettings]):
     def example(self, rows: int) -> Batch:
         return example_pictures(rows, self.settings.data.size, landmarks=True)
 
+    def tokens(self) -> int:
+        """Places of the latent picture."""
+        return (self.settings.data.size // 8) ** 2
+
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
         images = to_images(batch["image"]) * 2 - 1
         height, width = images.shape[2] // 8, images.shape[3] // 8

@@ -115,6 +115,11 @@ class ClipTask(Task[ClipSettings]):
         ids = torch.zeros(rows, self.settings.text.context, dtype=torch.long)
         return {**example_pictures(rows, self.settings.data.size), "ids": ids, "prefixed": ids}
 
+    def tokens(self) -> int:
+        """Words, patches of the picture and its class token."""
+        settings = self.settings
+        return settings.text.context + (settings.data.size // settings.image.patch_size) ** 2 + 1
+
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
         prefixed = dice.uniform(1) < self.settings.prefix
         ids = torch.where(prefixed, batch["prefixed"], batch["ids"])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from torch import nn
 
@@ -20,11 +20,11 @@ from limner.data.loader import Batch, Source
 from limner.data.tables import DataConfig, open_pictures, picture_table, to_images
 from limner.diffusion.loss import denoising_loss, drop_conditioning
 from limner.diffusion.schedule import NoiseSchedule
-from limner.encoders.autoencoder import PatchAutoencoder
-from limner.errors import ConfigError, WeightsUnavailable
+from limner.errors import ConfigError
 from limner.training.denoising import Conditioner, FaceCLIPConditioner, TextConditioner
 from limner.training.dice import Dice
 from limner.training.metrics import mean_interval
+from limner.training.parts import autoencoder_of, unet_of
 from limner.training.sheets import contact_sheet
 from limner.training.task import Losses, Report, Task, channels_last
 from limner.training.towers import feature_table
@@ -135,10 +135,11 @@ class DiffusionTask(Task[DiffusionSettings]):
 
     name = "diffusion"
     settings_class: ClassVar = DiffusionSettings
+    shards: ClassVar = ("BasicTransformerBlock", "ResnetBlock2D")
 
     def __init__(self, settings: DiffusionSettings) -> None:
         super().__init__(settings)
-        self.autoencoder = load_autoencoder(Path(settings.autoencoder))
+        self.autoencoder = autoencoder_of(Path(settings.autoencoder))
         self.conditioner: Conditioner = (
             FaceCLIPConditioner(Path(settings.encoder), settings.faceless)
             if settings.encoder
@@ -148,6 +149,8 @@ class DiffusionTask(Task[DiffusionSettings]):
         self.unet: Any = self._unet()
         if settings.checkpointing:
             self.unet.enable_gradient_checkpointing()
+        if not torch.accelerator.is_available():  # a CPU trains faster with attention written out
+            self.unet.set_attn_processor(AttnProcessor())
         self.model = channels_last(self.unet)
 
     def frozen(self) -> list[nn.Module]:
@@ -176,6 +179,11 @@ class DiffusionTask(Task[DiffusionSettings]):
         latents = torch.zeros(rows, channels, height // 8, width // 8, dtype=torch.float16)
         time = torch.tensor([[height, width, 0, 0, height, width]] * rows, dtype=torch.int32)
         return {"latents": latents, "time": time, **self.conditioner.example(rows)}
+
+    def tokens(self) -> int:
+        """Places of the latent picture and words of the prompt."""
+        height, width = max(self.sizes)
+        return height * width // 64 + self.conditioner.context
 
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
         return Losses(self._each(model, batch, dice).mean(), {})
@@ -263,9 +271,7 @@ class DiffusionTask(Task[DiffusionSettings]):
             height, across = self.sizes[0]
             size = height // 8 if height == across else (height // 8, across // 8)
             return settings.unet.build(self.autoencoder.config.latent_channels, size, width, pooled)
-        if not (Path(settings.init) / "config.json").is_file():
-            raise WeightsUnavailable(f"{settings.init} holds no UNet.", "Give a folder in diffusers' form.")
-        unet = UNet2DConditionModel.from_pretrained(settings.init, local_files_only=True)
+        unet = unet_of(Path(settings.init))
         if unet.config.cross_attention_dim != width:
             raise ConfigError(
                 f"The UNet in {settings.init} reads embeddings of {unet.config.cross_attention_dim} channels; "
@@ -290,19 +296,6 @@ class DiffusionTask(Task[DiffusionSettings]):
         vae = self.autoencoder
         latents = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
         return (vae.decode(latents, return_dict=False)[0] + 1).div(2).clamp(0, 1)
-
-
-def load_autoencoder(folder: Path) -> Any:
-    """The autoencoder in a folder: Limner's own or diffusers' AutoencoderKL.
-
-    Raises:
-        WeightsUnavailable: none there.
-    """
-    if not (folder / "config.json").is_file():
-        raise WeightsUnavailable(f"{folder} holds no autoencoder.", "Train one: recipes/mini-autoencoder.yaml.")
-    name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
-    kind = PatchAutoencoder if name == PatchAutoencoder.__name__ else AutoencoderKL
-    return kind.from_pretrained(folder, local_files_only=True).eval()
 
 
 class _Latents(Source):

@@ -28,6 +28,7 @@ from limner.data.tables import (
 from limner.encoders.config import FaceViTConfig
 from limner.encoders.face_vit import FaceViT
 from limner.encoders.parts import save_face
+from limner.errors import ConfigError
 from limner.training.dice import Dice
 from limner.training.distributed import processes
 from limner.training.metrics import verification
@@ -47,6 +48,7 @@ class RecogniserSettings(Config):
         shift, zoom, turn: deviations of the random errors of alignment: share of the side, log scale, degrees.
         colour: deviation of random gain and offset of the colours; `grey`: share of pictures shown without colour.
         views: held-out pictures per person used for validation.
+        persons: people in `data`; 0 takes as many as there are.
     """
 
     data: DataConfig
@@ -61,6 +63,7 @@ class RecogniserSettings(Config):
     colour: float = 0.15
     grey: float = 0.1
     views: int = 8
+    persons: int = 0
 
     def validate(self) -> None:
         self.check(self.scale > 0, "scale", "more than 0")
@@ -69,6 +72,7 @@ class RecogniserSettings(Config):
             self.check(getattr(self, name) >= 0, name, "0 or more")
         self.check(0 <= self.grey <= 1, "grey", "0 to 1")
         self.check(self.views >= 2, "views", "2 or more")
+        self.check(self.persons >= 0, "persons", "0 or more")
 
 
 class RecogniserTask(Task[RecogniserSettings]):
@@ -79,14 +83,19 @@ class RecogniserTask(Task[RecogniserSettings]):
 
     def __init__(self, settings: RecogniserSettings) -> None:
         super().__init__(settings)
-        self.pictures = open_pictures(settings.data)
+        self.persons = settings.persons or open_pictures(settings.data).persons
         self.face = FaceViT(settings.face)
         self.face.mask_token.requires_grad_(settings.face.mask_ratio > 0)
-        self.model = ArcFace(self.face, self.pictures.persons, settings.scale)
+        self.model = ArcFace(self.face, self.persons, settings.scale)
 
     def prepare(self, report: Report) -> None:
         data, held_out = self.settings.data, self.settings.held_out
-        self.table = picture_table(self.pictures, data.size, data.size, report, data.workers)
+        pictures = open_pictures(data)
+        if pictures.persons != self.persons:
+            raise ConfigError(
+                f"RecogniserSettings.persons is {self.persons}, but the pictures show {pictures.persons}."
+            )
+        self.table = picture_table(pictures, data.size, data.size, report, data.workers)
         self.held_out = picture_table(open_pictures(held_out), held_out.size, held_out.size, report, held_out.workers)
         for table in (self.table, self.held_out):
             demand(table, landmarks=True, persons=True)
@@ -95,8 +104,12 @@ class RecogniserTask(Task[RecogniserSettings]):
         return TableSource(self.table, ("image", "landmarks", "identity"))
 
     def example(self, rows: int) -> Batch:
-        identity = torch.arange(rows) % self.pictures.persons
+        identity = torch.arange(rows) % self.persons
         return {**example_pictures(rows, self.settings.data.size, landmarks=True), "identity": identity}
+
+    def tokens(self) -> int:
+        """Patches of the face and the class token."""
+        return self.settings.face.grid**2 + 1
 
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
         settings = self.settings

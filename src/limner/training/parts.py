@@ -1,0 +1,154 @@
+"""The trained and published parts that a training starts from, by folder; or, for counting, their sizes alone.
+
+Inside `sizes_only` no folder has to exist. A part that is not there has the size of
+- the training whose `weights` folder it would be, if the recipe of that name lies beside the one at hand;
+- the published model that its folder is named after: `clip-l`, `clip-bigg`, `sdxl-vae`, `sdxl-unet`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from limner.encoders import parts
+from limner.encoders.config import BIGG, FaceViTConfig, L, TextTowerConfig
+from limner.encoders.face_vit import FaceViT
+from limner.encoders.faceclip import FaceCLIPEncoder
+from limner.encoders.text_tower import TextTower
+from limner.encoders.tokenizer import PromptTokenizer, build_word_tokenizer
+from limner.errors import ConfigError, WeightsUnavailable
+
+CLIPS: dict[str, TextTowerConfig] = {"clip-l": L.text, "clip-bigg": BIGG.text}
+"""Text towers by the folder that their published weights are expected in."""
+
+_RECIPES: ContextVar[Path | None] = ContextVar("recipes", default=None)
+
+
+@contextmanager
+def sizes_only(recipes: Path) -> Iterator[None]:
+    """Inside, parts have no true values; use the meta device, where they take no memory.
+
+    Args:
+        recipes: folder of the recipe at hand.
+    """
+    token = _RECIPES.set(recipes)
+    try:
+        yield
+    finally:
+        _RECIPES.reset(token)
+
+
+def counting_sizes() -> bool:
+    """Whether the caller is inside `sizes_only`."""
+    return _RECIPES.get() is not None
+
+
+def face_of(folder: Path) -> FaceViT:
+    """The face encoder in a folder that the recogniser task wrote; see `limner.encoders.parts.load_face`."""
+    if not counting_sizes():
+        return parts.load_face(folder)
+    if (folder / parts.FACE).is_file():
+        return parts.load_face(folder)
+    return FaceViT(FaceViTConfig.from_dict(_settings(folder, "recogniser")["face"])).eval()
+
+
+def text_of(folder: Path) -> tuple[TextTower, PromptTokenizer]:
+    """Text tower and tokenizer in a folder that the clip task wrote; see `limner.encoders.parts.load_text`."""
+    if not counting_sizes() or (folder / parts.TEXT).is_file():
+        return parts.load_text(folder)
+    if folder.name in CLIPS:
+        config = CLIPS[folder.name]
+        return TextTower(config).eval(), build_word_tokenizer((), context=config.context)
+    from limner.training.words import make_tokenizer
+
+    settings = _settings(folder, "clip")
+    tokenizer = make_tokenizer(settings["tokenizer"], settings["text"]["context"])
+    text = TextTowerConfig.from_dict({**settings["text"], "vocabulary": len(tokenizer)})
+    return TextTower(text).eval(), tokenizer
+
+
+def encoder_of(folder: Path) -> FaceCLIPEncoder:
+    """The FaceCLIP encoder in a folder that the alignment task wrote; see `FaceCLIPEncoder.from_pretrained`."""
+    from limner.encoders.faceclip import FILE
+
+    if not counting_sizes() or (folder / FILE).is_file():
+        return FaceCLIPEncoder.from_pretrained(folder)
+    from limner.encoders.config import FuserConfig
+    from limner.training.towers import assemble
+
+    settings = _settings(folder, "alignment")
+    clips = tuple(map(Path, settings["clips"]))
+    return assemble(Path(settings["face"]), clips, FuserConfig.from_dict(settings["fuser"])).eval()
+
+
+def autoencoder_of(folder: Path) -> Any:
+    """The autoencoder in a folder: Limner's own or diffusers' AutoencoderKL.
+
+    Raises:
+        WeightsUnavailable: none there.
+    """
+    from diffusers import AutoencoderKL
+
+    from limner.encoders.autoencoder import PatchAutoencoder
+
+    if (folder / "config.json").is_file():
+        name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
+        kind = PatchAutoencoder if name == PatchAutoencoder.__name__ else AutoencoderKL
+        return kind.from_pretrained(folder, local_files_only=True).eval()
+    if not counting_sizes():
+        raise WeightsUnavailable(f"{folder} holds no autoencoder.", "Train one: recipes/mini-autoencoder.yaml.")
+    if folder.name == "sdxl-vae":
+        from limner.pipelines.bases import build
+
+        return build("sdxl-vae")
+    from limner.training.tasks import task_class
+
+    kind = task_class("autoencoder")
+    task: Any = kind(kind.settings_class.from_dict(_settings(folder, "autoencoder")))
+    return task.model.eval()
+
+
+def unet_of(folder: Path) -> Any:
+    """The UNet in a folder in diffusers' form.
+
+    Raises:
+        WeightsUnavailable: none there.
+    """
+    from diffusers import UNet2DConditionModel
+
+    if (folder / "config.json").is_file():
+        return UNet2DConditionModel.from_pretrained(folder, local_files_only=True)
+    if not counting_sizes():
+        raise WeightsUnavailable(f"{folder} holds no UNet.", "Give a folder in diffusers' form.")
+    if folder.name == "sdxl-unet":
+        from limner.pipelines.bases import build
+
+        return build("sdxl-unet")
+    from limner.training.tasks import task_class
+
+    kind = task_class("diffusion")
+    task: Any = kind(kind.settings_class.from_dict(_settings(folder.parent, "diffusion")))
+    return task.unet
+
+
+def _settings(weights: Path, task: str) -> dict[str, Any]:
+    """The complete settings of the training whose result would lie in `weights` (a folder `…/NAME/weights`)."""
+    from limner.training.tasks import load_training
+
+    recipes = _RECIPES.get()
+    assert recipes is not None
+    path = recipes / f"{weights.parent.name}.yaml"
+    if weights.name != "weights" or not path.is_file():
+        raise ConfigError(
+            f"{weights} is not there, and nothing says how large it would be.",
+            f"Its size is known if {path} is the recipe of its training, or for the names "
+            f"{', '.join((*CLIPS, 'sdxl-vae', 'sdxl-unet'))}.",
+        )
+    recipe, _ = load_training(path)
+    if recipe.task != task:
+        raise ConfigError(f"{weights} should come from a training of the task {task!r}; {path} trains {recipe.task!r}.")
+    return recipe.settings
