@@ -29,7 +29,7 @@ from limner.provenance import read_provenance
 from limner.serve.app import create_app
 from limner.serve.engine import Engine
 from limner.serve.guard import Guard
-from limner.serve.jobs import Limits, PaintRequest
+from limner.serve.jobs import Limits
 from limner.serve.schemas import Generate
 from limner.serve.settings import CALLER_KEY, Settings
 
@@ -420,28 +420,40 @@ def test_full_queue_too_many_jobs_and_draining(serve: Any, photo: bytes) -> None
     assert client.get(f"/v1/jobs/{jobs[0]}/pictures/0").status_code == 200
 
 
-def test_connections_of_one_client(engine: Engine) -> None:
-    client = TestClient(create_app(engine, Settings(per_client=1)), headers=ANN)
-    job = engine.submit("x", PaintRequest("a", steps=100, number=16))
-    mine = client.post("/v1/jobs", json={"prompt": "a", "steps": 100, "number": 16}).json()["id"]
-    answers: list[Any] = []
-    follower = threading.Thread(target=lambda: answers.append(client.get(f"/v1/jobs/{mine}/events")))
-    follower.start()
-    for _ in range(200):
-        if (response := client.get("/v1/jobs")).status_code != 200:
-            break
-        time.sleep(0.05)
-    refused(response, 429, "rate_limited")
-    engine.cancel("x", job)
-    for waiting in [p.id for p in engine.jobs(_owner_of(engine, mine))]:
-        engine.cancel(_owner_of(engine, mine), waiting)
-    follower.join(60)
-    assert answers[0].status_code == 200
-    assert client.get("/v1/jobs").status_code == 200
+def test_connections_of_one_client_and_of_all() -> None:
+    async def story() -> list[int]:
+        release = asyncio.Event()
+        statuses: list[int] = []
 
+        async def app(_scope: Any, _receive: Any, send: Any) -> None:
+            await release.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
 
-def _owner_of(engine: Engine, job: str) -> str:
-    return engine._jobs[job].owner
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b""}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        async def call(address: str) -> None:
+            headers = [(b"x-caller-key", b"k" * 30)]
+            scope = {"type": "http", "method": "GET", "path": "/v1/jobs", "client": (address, 1), "headers": headers}
+            await guard(scope, receive, send)
+
+        guard = Guard(app, Settings(per_client=1, connections=2))
+        first = asyncio.create_task(call("10.0.0.1"))
+        await asyncio.sleep(0)
+        await call("10.0.0.1")
+        second = asyncio.create_task(call("10.0.0.2"))
+        await asyncio.sleep(0)
+        await call("10.0.0.3")
+        release.set()
+        await asyncio.gather(first, second)
+        await call("10.0.0.1")
+        return statuses
+
+    assert asyncio.run(story()) == [429, 503, 200, 200, 200]
 
 
 def test_health_metrics_and_model(client: TestClient) -> None:

@@ -26,12 +26,27 @@ class DrainingServer(uvicorn.Server):
         engine: what is drained.
         drain: most seconds for finishing; what is not finished then is handed back with the error `draining`.
         linger: most seconds after that for callers to fetch their pictures.
+        on_ready: called as soon as connections are taken.
     """
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, drain: float, linger: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        engine: Engine,
+        drain: float,
+        linger: float,
+        on_ready: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(config)
+        self.on_ready = on_ready
         self.engine, self.drain, self.linger = engine, drain, linger
         self._leaving = False
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Called by uvicorn to begin to listen."""
+        await super().startup(sockets)
+        if not self.should_exit:
+            self.on_ready()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Called by uvicorn for SIGINT and SIGTERM."""
@@ -90,14 +105,12 @@ def run(
         ws="none",
         lifespan="auto",
     )
-    server = DrainingServer(config, engine, drain, linger)
     try:
         sock = config.bind_socket()
     except SystemExit as e:
         raise ConfigError(f"Cannot listen on {host}:{port}.", "Choose another --host or --port.") from e
-    if on_ready is not None:
-        shown = f"[{host}]" if ":" in host else host
-        on_ready(f"http://{shown}:{sock.getsockname()[1]}")
+    url = f"http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"
+    server = DrainingServer(config, engine, drain, linger, lambda: on_ready(url) if on_ready else None)
     try:
         server.run(sockets=[sock])
     except KeyboardInterrupt:
