@@ -20,7 +20,7 @@ from typing import Any
 from common import best_of, machine, peak_memory
 
 WIDTHS = {"float32": 4, "bfloat16": 2}
-GPU_MODES = ("diffusers", "plain", "freed", "sliced", "offload", "sequential", "compiled")
+GPU_MODES = ("diffusers", "plain", "freed", "sliced", "offload", "sequential", "fp8", "compiled")
 PARTS = ("sdxl", "sdxl-unet", "sdxl-vae")
 
 
