@@ -220,7 +220,7 @@ class FaceCLIPEncoder(EnrollingEncoder, ModelMixin):
             for name in config.names[1:]:
                 state |= {k.replace(config.names[0], name, 1): v for k, v in state.items() if k.startswith(first)}
         # ModelMixin.to would warn of modules kept in float32, of which there are none.
-        return nn.Module.to(from_published(state, tokenizer, config), torch_dtype or torch.float32)
+        return nn.Module.to(from_published(state, tokenizer, config), torch_dtype or torch.float32).eval()
 
     def _published_key(self, key: str) -> str:
         _, index, own = key.split(".", 2)
