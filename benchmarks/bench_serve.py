@@ -13,6 +13,7 @@ import ctypes
 import http.client
 import io
 import json
+import logging
 import random
 import re
 import secrets
@@ -45,6 +46,8 @@ class Killed(BaseException):
 
 def serve(folder: str, port: int) -> None:
     """The service process; SIGUSR1 kills its worker wherever it is."""
+    from diffusers.utils import logging as diffusers_logging
+
     from limner.pipelines.loading import load_model
     from limner.serve.app import create_app
     from limner.serve.engine import Engine
@@ -52,6 +55,8 @@ def serve(folder: str, port: int) -> None:
     from limner.serve.server import run
     from limner.serve.settings import Settings
 
+    diffusers_logging.disable_progress_bar()
+    logging.getLogger("limner").setLevel(logging.CRITICAL)  # the worker's deaths are meant
     engine = Engine(lambda: load_model(folder), Limits(keep_results=KEEP, keep_identity=KEEP, queue=32))
     engine.start()
 
