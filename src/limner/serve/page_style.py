@@ -36,11 +36,12 @@ CSS = """
 @media (prefers-reduced-motion: reduce) { .limner-moving { animation: none; width: 100%; opacity: 0.4; } }
 .limner-preview { display: block; margin: 1rem auto 0; width: min(100%, 384px); border-radius: 8px; }
 .limner-facts { width: 100%; border-collapse: collapse; font-size: 0.9rem; }
-.limner-facts th, .limner-facts td { border: 0 !important; padding: 0.3rem 0.9rem 0.3rem 0 !important;
+.limner-facts tr { border: 0 !important; }
+.limner-facts th, .limner-facts td { border: solid var(--border-color-primary) !important;
+  border-width: 0 0 1px !important; padding: 0.3rem 0.9rem 0.3rem 0 !important;
   text-align: left; vertical-align: top; }
 .limner-facts th { font-weight: 600; white-space: nowrap; width: 1%; }
 .limner-facts td { overflow-wrap: anywhere; }
-.limner-facts tr + tr { border-top: 1px solid var(--border-color-primary); }
 #faces .grid-wrap, #gallery .grid-wrap { height: auto !important; min-height: 0 !important;
   max-height: none !important; }
 #faces .grid-container, #gallery .grid-container { padding-top: 1.9rem; }
