@@ -115,11 +115,11 @@ class AutoencoderTask(Task[AutoencoderSettings]):
         for part in np.array_split(rows, max(1, len(rows) // 64)):
             images, output = self._reconstruct(part)
             error = ((output - images) / 2).square().mean(1, keepdim=True)
-            whole.append(_psnr(error.mean((1, 2, 3))))
+            whole.append(psnr(error.mean((1, 2, 3))))
             landmarks = torch.from_numpy(self.held_out["landmarks"][part]).to(self.device)
             mask = eye_mask(landmarks, images.shape[2:]).float()
             seen = mask.sum((1, 2, 3)) > 0
-            eyes.append(_psnr(((error * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1))[seen]))
+            eyes.append(psnr(((error * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1))[seen]))
         values = mean_interval("psnr", np.concatenate(whole))
         around = np.concatenate(eyes)
         if len(around) > 1:
@@ -200,6 +200,6 @@ def _gradients(error: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return across + down
 
 
-def _psnr(error: torch.Tensor) -> np.ndarray:
+def psnr(error: torch.Tensor) -> np.ndarray:
     """Mean squared errors of pictures in [0, 1] → dB."""
     return (-10 * torch.log10(error.clamp(min=1e-10))).cpu().numpy()

@@ -173,9 +173,9 @@ class Clip(nn.Module):
                 image_size=size,
                 patch_size=image.patch_size,
                 hidden_act="gelu",
-                attn_implementation="eager",  # in training on a CPU twice as fast
             )
         )
+        self.image.set_attn_implementation("eager")  # in training on a CPU twice as fast
         self.scale = nn.Parameter(torch.tensor(math.log(10 if objective == "sigmoid" else 1 / 0.07)))
         self.bias = nn.Parameter(torch.tensor(-10.0), requires_grad=objective == "sigmoid")
 
