@@ -1,7 +1,7 @@
 """How well the mini autoencoder keeps a picture: `python benchmarks/bench_autoencoder.py [N] [FOLDER]`.
 
-Prints PSNR in dB with its 95 % interval over N (512) pictures of the test split, whole and around the eyes, by style, and
-the time of both directions. Leaves with status 1 below 31 dB.
+Prints PSNR in dB with its 95 % interval over N (512) pictures of the test split, whole and around the eyes, by style,
+and the time of both directions. Leaves with status 1 below 31 dB over all.
 """
 
 from __future__ import annotations
