@@ -31,7 +31,7 @@ def test_report(capsys: Any) -> None:
     assert report["devices"][-1]["kind"] == "cpu"
     assert report["devices"][-1]["cores"] == os.cpu_count()
     assert 0 < report["memory"]["available"] <= report["memory"]["total"]
-    assert {"dev", "ray", "insightface"} <= set(report["extras"])
+    assert {"dev", "insightface"} <= set(report["extras"])
     assert {m["name"] for m in report["models"]} >= {"faceclip-mini", "faceclip-sdxl"}
     weights = {w["name"]: w for w in report["weights"]}
     assert weights["yunet"]["license"] == "MIT"

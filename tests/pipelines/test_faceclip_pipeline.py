@@ -211,7 +211,10 @@ def test_saving_and_loading(tiny: FaceCLIPPipeline, tiny_folder: Path, identity:
     loaded = FaceCLIPPipeline.from_pretrained(tiny_folder)
     loaded.set_progress_bar_config(disable=True)
     assert (loaded.config.world, loaded.config.default_steps, loaded.config.default_guidance) == ("sitters", 3, 3.0)
-    assert torch.equal(painted(loaded, PROMPT, identity=identity), painted(tiny, PROMPT, identity=identity))
+    kept = tiny.unet.state_dict()
+    assert all(torch.equal(value, kept[key]) for key, value in loaded.unet.state_dict().items())
+    pictures = [painted(pipe, PROMPT, identity=identity) for pipe in (loaded, tiny)]
+    torch.testing.assert_close(*pictures, atol=1e-4, rtol=0)  # where weights lie in memory may change the last bits
     again = FaceCLIPPipeline(**loaded.components)
     assert set(again.components) == {"vae", "unet", "scheduler", "encoder"}
 

@@ -22,7 +22,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright
 
 import uvicorn  # noqa: E402
 
-from limner.pipelines.loading import load_model  # noqa: E402
+from limner.pipelines.loading import Model, load_model  # noqa: E402
 from limner.provenance import read_provenance  # noqa: E402
 from limner.serve.app import create_app  # noqa: E402
 from limner.serve.engine import Engine  # noqa: E402
@@ -44,7 +44,13 @@ PATIENCE = 1000 * int(os.environ.get("LIMNER_PATIENCE", "120"))
 @pytest.fixture(scope="module")
 def address(tiny_folder: Path) -> Iterator[str]:
     """A service with the page, as `limner serve` puts it together."""
-    engine = Engine(lambda: load_model(str(tiny_folder), device="cpu"), Limits(photo_pixels=600_000, batch=1))
+
+    def load() -> Model:
+        model = load_model(str(tiny_folder), device="cpu")
+        model.pipe.unet.register_forward_pre_hook(lambda *_: time.sleep(0.03))  # slow enough to be watched
+        return model
+
+    engine = Engine(load, Limits(photo_pixels=600_000, batch=1))
     engine.start()
     app = create_app(engine)
     mount_page(app, engine)

@@ -51,9 +51,11 @@ def make_scheduler(name: str, like: Any) -> Any:
 
 
 def scheduler_name(scheduler: Any) -> str:
-    """The short name that makes this scheduler from its own settings, or else its class name."""
+    """The most specific short name that makes this scheduler from its own settings, or else its class name."""
     kind = type(scheduler).__name__
-    for name, (kind_name, changes) in SCHEDULERS.items():
-        if kind_name == kind and all(scheduler.config.get(k) == v for k, v in changes.items()):
-            return name
-    return kind
+    fitting = [
+        name
+        for name, (kind_name, changes) in SCHEDULERS.items()
+        if kind_name == kind and all(scheduler.config.get(k) == v for k, v in changes.items())
+    ]
+    return max(fitting, key=lambda name: len(SCHEDULERS[name][1]), default=kind)
