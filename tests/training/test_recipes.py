@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from limner.cli.main import main
 from limner.errors import ConfigError, TrainingDiverged
-from limner.training.loop import Trainer, learning_rate
+from limner.training.loop import Trainer
 from limner.training.recipe import Loop, read_recipe
 from limner.training.tasks import load_training, task_class
 
@@ -74,11 +74,19 @@ def test_shipped_recipes_are_complete(path: Path) -> None:
 
 def test_learning_rate_rises_and_falls() -> None:
     loop = Loop(steps=100, batch_size=1, lr=1.0, warmup=10, final_lr=0.1)
-    rates = [learning_rate(loop, s) for s in range(100)]
+    rates = [loop.rate(s) for s in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] == rates[10] == 1.0
     assert all(a > b for a, b in itertools.pairwise(rates[10:]))
     assert 0.1 < rates[-1] < 0.11
+
+
+def test_learning_rate_stays_at_its_peak_until_the_decay() -> None:
+    loop = Loop(steps=100, batch_size=1, lr=1.0, warmup=10, decay=0.3)
+    rates = [loop.rate(s) for s in range(100)]
+    assert rates[9:71] == [1.0] * 62
+    assert all(a > b for a, b in itertools.pairwise(rates[70:]))
+    assert 0 < rates[-1] < 0.01
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights(write_recipe: Write, tmp_path: Path) -> None:

@@ -160,6 +160,18 @@ def test_another_config_in_the_folder_is_refused(write_recipe: Write, tmp_path: 
         train(recipe, tmp_path / "b")
 
 
+def test_a_training_is_lengthened_while_its_rate_is_at_the_peak(write_recipe: Write, tmp_path: Path) -> None:
+    recipe = write_recipe(loop={"decay": 0.25, "warmup": 2})
+    train(recipe, tmp_path / "straight", "loop.steps=16")
+    train(recipe, tmp_path / "a", minutes=0)
+    train(recipe, tmp_path / "a", "loop.steps=16")
+    assert_equal(state(tmp_path / "straight", 16), state(tmp_path / "a", 16))
+    with pytest.raises(OutputConflict, match=r"loop\.steps is 16; this one has 20"):
+        train(recipe, tmp_path / "a", "loop.steps=20")
+    with pytest.raises(OutputConflict, match=r"loop\.steps is 16; this one has 4"):
+        train(recipe, tmp_path / "a", "loop.steps=4")
+
+
 def test_a_damaged_checkpoint_is_named(write_recipe: Write, tmp_path: Path) -> None:
     recipe = write_recipe()
     train(recipe, tmp_path / "a")

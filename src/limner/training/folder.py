@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from limner.errors import ConfigError, OutputConflict, StorageError
+from limner.training.checkpoint import Checkpoints
 from limner.training.recipe import Recipe, first_difference, with_settings
 from limner.types import write_atomic
 
@@ -17,7 +19,8 @@ from limner.types import write_atomic
 def claim_folder(out: Path, recipe: Recipe) -> None:
     """Makes `out` the folder of this training and writes recipe.yaml into it, or checks that it already is.
 
-    Fields under `run` may differ from what is there, everything else may not.
+    Fields under `run` may differ from what is there, and `loop.steps` while no step that was made would have had another
+    learning rate (see `Loop.decay`); everything else may not.
 
     Raises:
         OutputConflict: it belongs to a training with other values, or holds something else.
@@ -25,8 +28,12 @@ def claim_folder(out: Path, recipe: Recipe) -> None:
     """
     path = out / "recipe.yaml"
     if path.exists():
-        old = _complete(Recipe.load(path)).to_dict()
-        found = first_difference({**old, "run": 0}, {**recipe.to_dict(), "run": 0})
+        old = _complete(Recipe.load(path))
+        free = dataclasses.replace(old, run=recipe.run)
+        made = max(Checkpoints(out / "checkpoints", 1).steps(), default=0)
+        if made <= recipe.loop.steps and all(old.loop.rate(s) == recipe.loop.rate(s) for s in range(made)):
+            free = dataclasses.replace(free, loop=dataclasses.replace(old.loop, steps=recipe.loop.steps))
+        found = first_difference(free.to_dict(), recipe.to_dict())
         if found:
             raise OutputConflict(
                 f"{out} holds a training whose {found[0]} is {found[1]!r}; this one has {found[2]!r}.",

@@ -54,14 +54,6 @@ class Outcome:
     out: Path
 
 
-def learning_rate(loop: Loop, step: int) -> float:
-    """Rate of a step (from 0): linear warm-up, then a cosine down to `lr * final_lr` (arXiv 1608.03983, Equation 5)."""
-    if step < loop.warmup:
-        return loop.lr * (step + 1) / loop.warmup
-    progress = (step - loop.warmup) / max(1, loop.steps - loop.warmup)
-    return loop.lr * (loop.final_lr + (1 - loop.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
-
-
 class Trainer:
     """Runs one task in one folder.
 
@@ -203,7 +195,7 @@ class Trainer:
     def _step(self, step: int, stream: Any) -> Any:
         """One optimizer step; returns a function that gives the scalars for the log."""
         loop, accelerator = self.loop, self.accelerator
-        rate = learning_rate(loop, step)
+        rate = loop.rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         totals: dict[str, torch.Tensor] = {}

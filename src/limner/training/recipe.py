@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ class Loop(Config):
         batch_size: rows of one step, over all processes and accumulation steps.
         accumulation: micro-batches per step and process.
         lr: peak learning rate; rises linearly over `warmup` steps, then falls as a cosine to `lr * final_lr`.
+        decay: share of the steps, at the end, over which it falls; until then it stays at its peak, and `steps` of a
+            training that has begun may still be changed (Hägele et al., arXiv 2405.18392).
         betas, eps, weight_decay: AdamW (Loshchilov and Hutter, arXiv 1711.05101).
         clip: largest gradient norm; 0 does not clip.
         ema: decay of the moving average of the weights; 0 keeps none.
@@ -41,6 +44,7 @@ class Loop(Config):
     lr: float = 1e-3
     warmup: int = 100
     final_lr: float = 0.0
+    decay: float = 1.0
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-8
     weight_decay: float = 0.01
@@ -59,9 +63,18 @@ class Loop(Config):
         self.check(self.lr > 0, "lr", "more than 0")
         self.check(self.eps > 0, "eps", "more than 0")
         self.check(0 <= self.final_lr <= 1, "final_lr", "0 to 1 (a share of lr)")
+        self.check(0 <= self.decay <= 1, "decay", "0 to 1 (a share of steps)")
         self.check(all(0 <= b < 1 for b in self.betas), "betas", "two values in [0, 1)")
         self.check(0 <= self.ema < 1, "ema", "0 up to but not including 1")
         self.check(self.precision in PRECISIONS, "precision", ", ".join(PRECISIONS))
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step (from 0): linear warm-up, peak, cosine (arXiv 1608.03983, Equation 5)."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        falls = max(self.warmup, round(self.steps * (1 - self.decay)))
+        progress = min(1.0, max(0, step - falls) / max(1, self.steps - falls))
+        return self.lr * (self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 @dataclass(frozen=True)
