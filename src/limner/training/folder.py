@@ -19,8 +19,8 @@ from limner.types import write_atomic
 def claim_folder(out: Path, recipe: Recipe) -> None:
     """Makes `out` the folder of this training and writes recipe.yaml into it, or checks that it already is.
 
-    Fields under `run` may differ from what is there, and `loop.steps` while no step that was made would have had another
-    learning rate (see `Loop.decay`); everything else may not.
+    Fields under `run` may differ from what is there, and `loop.steps` as long as no step that was made would have had
+    another learning rate (see `Loop.decay`); everything else may not.
 
     Raises:
         OutputConflict: it belongs to a training with other values, or holds something else.

@@ -22,7 +22,7 @@ from limner.training.dice import Dice, seed_everything
 from limner.training.ema import Ema
 from limner.training.folder import claim_folder, locked
 from limner.training.progress import Reporter, counting, silent
-from limner.training.recipe import Loop, Recipe
+from limner.training.recipe import Recipe
 from limner.training.results import is_finished, write_results
 from limner.training.shard import release, shard, whole_value
 from limner.training.stop import Stop
