@@ -1,9 +1,9 @@
 """Does a face detector agree with the truth of the world? `python benchmarks/check_world_faces.py [N] [SIZE]`.
 
 Runs `limner.faces` with YuNet (its file in LIMNER_YUNET) over N (500) pictures of the test split, SIZE (128) pixels
-wide, in all styles. Prints in how many exactly one face is found, and how far its landmarks lie from the truth in shares
-of the face's width, over landmarks that nothing covers; leaves with status 1 when fewer than 99 % of the pictures with
-|yaw| ≤ 45° have one face, or the mean distance there exceeds 4 %.
+wide, in all styles. Prints in how many exactly one face is found, and how far its landmarks lie from the truth, as
+a share of the face's width, over landmarks that nothing covers; leaves with status 1 when fewer than 99 % of the
+pictures with |yaw| ≤ 45° have one face, or the mean distance there exceeds 4 %.
 """
 
 from __future__ import annotations
