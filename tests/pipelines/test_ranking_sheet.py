@@ -11,8 +11,9 @@ from PIL import Image
 from tiny_model import noise_face
 
 from limner.errors import ConfigError
-from limner.pipelines.faceclip import FaceCLIPPipeline, own_embedding
+from limner.pipelines.faceclip import FaceCLIPPipeline
 from limner.pipelines.ranking import NO_FACE, Likeness, keep_best
+from limner.pipelines.recogniser import own_embedding
 from limner.pipelines.sheet import contact_sheet, portrait_sheet
 from limner.types import Portrait
 from limner.world.sheet import SheetConfig, sheet

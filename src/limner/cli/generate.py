@@ -335,8 +335,8 @@ def _group(order: Order, model: Model, talk: painting.Talk) -> tuple[Identity, l
 
 def _ranker(order: Order, model: Model, identity: Identity, faces: list[Any]) -> Any:
     from limner.faces import OnnxEmbedder, fuse
-    from limner.pipelines.faceclip import own_embedding
     from limner.pipelines.ranking import Likeness
+    from limner.pipelines.recogniser import own_embedding
     from limner.pipelines.regions import is_group
 
     if is_group(identity):

@@ -50,10 +50,16 @@ class FaceWordsEncoder(ModelMixin):
     @torch.no_grad()
     @apply_forward_hook
     def enroll(self, images: Tensor, weights: Sequence[float] | None = None) -> dict[str, Tensor]:
-        """See `M2IDEncoder.enroll`; with `null.i`, the words of an all-zero picture for tower i."""
+        """See `M2IDEncoder.enroll`."""
         self._demand_weights()
-        nulls = {f"null.{i}": words for i, words in enumerate(self.m2id.null_words())}
-        return {**self.m2id.enroll(images, weights), **nulls}
+        return self.m2id.enroll(images, weights)
+
+    @torch.no_grad()
+    @apply_forward_hook
+    def null_words(self) -> list[Tensor]:
+        """See `M2IDEncoder.null_words`."""
+        self._demand_weights()
+        return self.m2id.null_words()
 
     @torch.no_grad()
     @apply_forward_hook

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from limner.errors import ConfigError, FaceError, PromptError
+from limner.errors import ConfigError, FaceError, PromptError, WeightsMismatch
 from limner.types import Conditioning, Face, Identity
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SAME_WEIGHTS = 0.98
+"""Cosine between what the identity's encoder and this one say of nobody; rounding to half precision keeps 0.999."""
+T = TypeVar("T", bound=tuple)
 
 
 class Method(ABC):
@@ -59,6 +66,63 @@ class Method(ABC):
         """
 
 
+class EncoderMethod(Method):
+    """A method that enrols by one forward pass of an encoder.
+
+    Every identity holds what the encoder says of nobody, by which it is recognised as made by the same weights, at any
+    precision.
+
+    Attributes:
+        encoder: with `enroll(images, weights)`.
+        model: name of the weights, written into identities.
+    """
+
+    encoder: Any
+    model: str
+
+    @abstractmethod
+    def nulls(self) -> dict[str, Tensor]:
+        """What the encoder says of nobody, under names that the identity has besides the person's."""
+
+    def enroll(self, faces: Sequence[Face]) -> Identity:
+        """See `Method.enroll`; several pictures are weighted by their quality, where it is known."""
+        import numpy as np
+        import torch
+
+        images = torch.from_numpy(np.stack([face.image for face in demand_faces(faces)]))
+        weights = [1.0 if face.quality is None else max(face.quality.score, 0.01) for face in faces]
+        tensors = {**self.encoder.enroll(images, weights), **self.nulls()}
+        info = {"references": len(faces), "weights": [round(w, 4) for w in weights]}
+        return Identity(tensors=tensors, method=self.name, version=self.version, model=self.model, info=info)
+
+    def demand(self, identity: Identity) -> Mapping[str, Tensor]:
+        """The identity's tensors.
+
+        Raises:
+            WeightsMismatch: an identity of another method, version or weights.
+        """
+        identity.demand(self.name, self.version)
+        for name, null in self.nulls().items():
+            theirs = identity.tensors.get(name)
+            if theirs is None or theirs.shape != null.shape or _cosine(theirs, null) < SAME_WEIGHTS:
+                raise WeightsMismatch(
+                    f"This identity was enrolled with other weights ({identity.model}) than these ({self.model}).",
+                    "Enrol the face again with the model that is to paint it.",
+                )
+        return identity.tensors
+
+
+def each_once(prompts: Sequence[str], encode: Callable[[list[str]], T]) -> T:
+    """What `encode` says of every prompt, row by row, each distinct one encoded once: four pictures of one sentence
+    cost one encoding. `encode` returns a named tuple of tensors (or None)."""
+    import torch
+
+    distinct = list(dict.fromkeys(prompts))
+    made = encode(distinct)
+    rows = torch.tensor([distinct.index(p) for p in prompts])
+    return type(made)(*(v if v is None else v[rows.to(v.device)] for v in made))
+
+
 def demand_faces(faces: Sequence[Face]) -> Sequence[Face]:
     """`faces`, if there is at least one; else FaceError."""
     if not faces:
@@ -91,3 +155,9 @@ def demand_strength(strength: float) -> float:
     if not 0 <= strength <= 1:
         raise ConfigError(f"strength is {strength!r}; allowed: 0 (nobody in particular) to 1 (as trained).")
     return float(strength)
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    import torch
+
+    return torch.cosine_similarity(a.flatten().to(b.device).float(), b.flatten().float(), dim=0).item()

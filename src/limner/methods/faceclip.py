@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from limner.encoders.faceclip import Encoded, FaceCLIPEncoder
+from limner.encoders.faceclip import FaceCLIPEncoder
 from limner.encoders.facet5 import FaceT5Encoder
-from limner.errors import WeightsMismatch
-from limner.methods.base import Method, demand_faces, demand_prompts, demand_strength
-from limner.types import Conditioning, Face, Identity
-
-SAME_WEIGHTS = 0.98
-"""Cosine between the null face of the identity's encoder and of this one; rounding to half precision keeps 0.999."""
+from limner.methods.base import EncoderMethod, demand_prompts, demand_strength, each_once
+from limner.types import Conditioning, Identity
 
 
-class FaceCLIP(Method):
+class FaceCLIP(EncoderMethod):
     """Conditioning of an SDXL-shaped denoiser by a FaceCLIP encoder.
 
     Prompt embeddings are the fused tokens of all branches, joined on channels (SDXL: 77 × (768 + 1280)); pooled is the
@@ -46,14 +40,9 @@ class FaceCLIP(Method):
             encoder.tokenizer = tokenizer
         self.model = model or f"faceclip-{encoder.config.digest()[:12]}"
 
-    def enroll(self, faces: Sequence[Face]) -> Identity:
-        """See `Method.enroll`; several pictures are weighted by their quality, where it is known."""
-        images = torch.from_numpy(np.stack([face.image for face in demand_faces(faces)]))
-        weights = [1.0 if face.quality is None else max(face.quality.score, 0.01) for face in faces]
-        tensors = self.encoder.enroll(images, weights)
-        tensors |= {f"null.{i}": null.class_token[0] for i, null in enumerate(self.encoder.null_faces())}
-        info = {"references": len(faces), "weights": [round(w, 4) for w in weights]}
-        return Identity(tensors=tensors, method=self.name, version=self.version, model=self.model, info=info)
+    def nulls(self) -> dict[str, Tensor]:
+        """The class token of the null face, for every face encoder."""
+        return {f"null.{i}": null.class_token[0] for i, null in enumerate(self.encoder.null_faces())}
 
     def condition(
         self,
@@ -66,34 +55,12 @@ class FaceCLIP(Method):
         """See `Method.condition`; `strength` is `FaceCLIPEncoder.encode_identity`'s."""
         positive, negative = demand_prompts(prompts, negative_prompts)
         demand_strength(strength)
-        person = None if identity is None else self._demand(identity)
-        with_face = self._encode(person, positive, strength)
-        without = self._encode(None, negative, 0.0)
+        person = None if identity is None else self.demand(identity)
+        with_face = each_once(positive, lambda said: self.encoder.encode_identity(person, said, strength))
+        without = each_once(negative, lambda said: self.encoder.encode_identity(None, said, 0.0))
         return Conditioning(
             prompt_embeds=with_face.tokens,
             pooled=with_face.pooled,
             negative_prompt_embeds=without.tokens,
             negative_pooled=without.pooled,
         )
-
-    def _encode(self, person: Mapping[str, Tensor] | None, prompts: list[str], strength: float) -> Encoded:
-        """Each distinct prompt once: four pictures of one sentence cost one encoding."""
-        distinct = list(dict.fromkeys(prompts))
-        encoded = self.encoder.encode_identity(person, distinct, strength)
-        rows = torch.tensor([distinct.index(p) for p in prompts], device=encoded.tokens.device)
-        return Encoded(*(value[rows] for value in encoded))
-
-    def _demand(self, identity: Identity) -> Mapping[str, Tensor]:
-        identity.demand(self.name, self.version)
-        for i, null in enumerate(self.encoder.null_faces()):
-            theirs, ours = identity.tensors.get(f"null.{i}"), null.class_token[0].float()
-            if theirs is None or theirs.shape != ours.shape or _cosine(theirs, ours) < SAME_WEIGHTS:
-                raise WeightsMismatch(
-                    f"This identity was enrolled with other weights ({identity.model}) than these ({self.model}).",
-                    "Enrol the face again with the model that is to paint it.",
-                )
-        return identity.tensors
-
-
-def _cosine(a: Tensor, b: Tensor) -> float:
-    return torch.cosine_similarity(a.to(b), b, dim=0).item()

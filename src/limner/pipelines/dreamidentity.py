@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -23,9 +22,9 @@ from limner.encoders.word_towers import WordTowers
 from limner.errors import CorruptData, WeightsMismatch, WeightsUnavailable
 from limner.faces import FaceEmbedder
 from limner.methods.dreamidentity import DreamIdentity
-from limner.pipelines.faceclip import own_embedding
 from limner.pipelines.portrait import PortraitPipeline
-from limner.types import Conditioning, Face
+from limner.pipelines.recogniser import OwnRecogniser
+from limner.types import Conditioning
 
 STEPS, GUIDANCE = 30, 7.5
 """The paper's: DDIM, 30 steps, guidance 7.5."""
@@ -87,7 +86,7 @@ class DreamIdentityPipeline(PortraitPipeline):
     @property
     def embedder(self) -> FaceEmbedder:
         """The encoder's backbone as a recogniser."""
-        return _OwnRecogniser(self)
+        return OwnRecogniser(self.method, self.encoder.m2id.config.backbone.output, self.config.same_person)
 
     def plain_prompt(self, prompt: str) -> str:
         """The prompt without its placeholders: the words that the tokenizer has to know."""
@@ -107,20 +106,6 @@ class DreamIdentityPipeline(PortraitPipeline):
         if self.unet.config.addition_embed_type is None:
             return torch.zeros(1, 6)
         return super()._get_add_time_ids(*args, **kwargs)
-
-
-class _OwnRecogniser(FaceEmbedder):
-    name = "own"
-    license = "of the model"
-    commercial = True
-
-    def __init__(self, pipe: DreamIdentityPipeline) -> None:
-        self._method = pipe.method
-        self.dim = pipe.encoder.m2id.config.backbone.output
-        self.same_person = -1.0 if pipe.config.same_person is None else pipe.config.same_person
-
-    def embed(self, face: Face) -> np.ndarray:
-        return own_embedding(self._method.enroll([face]))
 
 
 def assemble(

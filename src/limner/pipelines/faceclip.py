@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
@@ -18,7 +17,7 @@ from limner.encoders.faceclip import FaceCLIPEncoder
 from limner.faces import FaceEmbedder
 from limner.methods.faceclip import FaceCLIP
 from limner.pipelines.portrait import PortraitPipeline
-from limner.types import Face, Identity
+from limner.pipelines.recogniser import OwnRecogniser
 
 
 class FaceCLIPPipeline(PortraitPipeline):
@@ -71,24 +70,4 @@ class FaceCLIPPipeline(PortraitPipeline):
     @property
     def embedder(self) -> FaceEmbedder:
         """The encoder's face ViT as a recogniser."""
-        return _OwnRecogniser(self)
-
-
-class _OwnRecogniser(FaceEmbedder):
-    name = "own"
-    license = "of the model"
-    commercial = True
-
-    def __init__(self, pipe: FaceCLIPPipeline) -> None:
-        self._method = pipe.method
-        self.dim = pipe.encoder.config.branches[0].face.output
-        self.same_person = -1.0 if pipe.config.same_person is None else pipe.config.same_person
-
-    def embed(self, face: Face) -> np.ndarray:
-        return own_embedding(self._method.enroll([face]))
-
-
-def own_embedding(identity: Identity) -> np.ndarray:
-    """(D,) float32 of length 1: the class token of an identity that FaceCLIP enrolled."""
-    token = identity.tensors["class_token.0"].float().cpu().numpy()
-    return token / np.linalg.norm(token)
+        return OwnRecogniser(self.method, self.encoder.config.branches[0].face.output, self.config.same_person)

@@ -240,7 +240,7 @@ def _refusal(engine: Engine, portrait: Portrait) -> str:
 
 
 def _likeness(engine: Engine, model: Model, identity: Identity, portrait: Portrait) -> float:
-    from limner.pipelines.faceclip import own_embedding
+    from limner.pipelines.recogniser import own_embedding
     from limner.pipelines.ranking import NO_FACE
 
     try:

@@ -1,0 +1,37 @@
+"""A pipeline's own recogniser: the method's encoder, which told faces apart before it told a denoiser about them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from limner.faces import FaceEmbedder
+from limner.methods.base import EncoderMethod
+from limner.types import Face, Identity
+
+
+class OwnRecogniser(FaceEmbedder):
+    """The class token that a method's encoder enrols, as an embedding.
+
+    Args:
+        method: whose identities hold `class_token.0`.
+        dim: its length.
+        same_person: cosine from which two pictures are taken to show one person; None where that was not measured:
+            all pictures are then taken for the same.
+    """
+
+    name = "own"
+    license = "of the model"
+    commercial = True
+
+    def __init__(self, method: EncoderMethod, dim: int, same_person: float | None) -> None:
+        self._method, self.dim = method, dim
+        self.same_person = -1.0 if same_person is None else same_person
+
+    def embed(self, face: Face) -> np.ndarray:
+        return own_embedding(self._method.enroll([face]))
+
+
+def own_embedding(identity: Identity) -> np.ndarray:
+    """(D,) float32 of length 1: the class token of an identity that an `EncoderMethod` enrolled."""
+    token = identity.tensors["class_token.0"].float().cpu().numpy()
+    return token / np.linalg.norm(token)
