@@ -26,8 +26,18 @@ def pairwise_sigmoid(
     return -F.logsigmoid(torch.where(match, logits, -logits)).sum() / len(a)
 
 
-def softmax_pairs(a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Every row of one against all of the other, both ways: CLIP (Radford et al., arXiv 2103.00020, Figure 3)."""
+def softmax_pairs(
+    a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, same: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Every row of one against all of the other, both ways: CLIP (Radford et al., arXiv 2103.00020, Figure 3).
+
+    Args:
+        a, b: (B,D), of unit length.
+        scale: scalar, as a logarithm.
+        same: (B,B) bool; pairs off the diagonal that match too and are left out.
+    """
     logits = scale.exp() * a @ b.T
     own = torch.arange(len(a), device=a.device)
+    if same is not None:
+        logits = logits.masked_fill(same & (own[:, None] != own), -torch.inf)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2

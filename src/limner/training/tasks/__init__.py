@@ -14,10 +14,13 @@ from limner.training.task import Task
 TASKS = {
     "autoencoder": ("limner.training.tasks.autoencoder", "AutoencoderTask"),
     "recogniser": ("limner.training.tasks.recogniser", "RecogniserTask"),
+    "detector": ("limner.training.tasks.detector", "DetectorTask"),
     "clip": ("limner.training.tasks.clip", "ClipTask"),
+    "attributes": ("limner.training.tasks.attributes", "AttributesTask"),
     "alignment": ("limner.training.tasks.alignment", "AlignmentTask"),
     "diffusion": ("limner.training.tasks.diffusion", "DiffusionTask"),
     "dreamidentity": ("limner.training.dreamidentity", "DreamIdentityTask"),
+    "adapter": ("limner.training.tasks.adapter", "AdapterTask"),
 }
 """Name → module and class; modules are imported when asked for, since they load frameworks."""
 
