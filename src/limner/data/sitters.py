@@ -6,6 +6,8 @@ import numpy as np
 
 from limner.data.pictures import Pictures, Sample
 from limner.world.dataset import WorldConfig, WorldDataset
+from limner.world.factors import View
+from limner.world.identity import Sitter
 
 REFERENCE_YAW = 45.0
 """Faces turned further than this, in degrees, are no references."""
@@ -27,8 +29,7 @@ class WorldPictures(Pictures):
         self._first_person = np.cumsum([0, *(c.identities for c in configs)])
 
     def sample(self, row: int) -> Sample:
-        k = int(np.searchsorted(self._first_row, row, side="right")) - 1
-        index = row - int(self._first_row[k])
+        k, index = self._place(row)
         sample = self.sets[k][index]
         view = sample["view"]
         return Sample(
@@ -39,3 +40,14 @@ class WorldPictures(Pictures):
             landmarks=np.asarray(sample["landmarks"], np.float32),
             reference=view["style"] == "photo" and view["eyewear"] != "sunglasses" and abs(view["yaw"]) < REFERENCE_YAW,
         )
+
+    def view(self, row: int) -> tuple[Sitter, View]:
+        """Whom and what a picture shows; nothing is rendered."""
+        k, index = self._place(row)
+        chosen = self.sets[k]
+        return chosen.sitter(index // chosen.config.views), chosen.view(index)
+
+    def _place(self, row: int) -> tuple[int, int]:
+        """Data set, and place in it."""
+        k = int(np.searchsorted(self._first_row, row, side="right")) - 1
+        return k, row - int(self._first_row[k])

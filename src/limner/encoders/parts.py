@@ -22,7 +22,7 @@ METADATA = "limner.part"
 
 def save_face(folder: Path, face: FaceViT) -> None:
     """Writes face.safetensors into a folder."""
-    _save(folder / FACE, face, face.config.to_dict())
+    save_part(folder / FACE, face, face.config.to_dict())
 
 
 def load_face(folder: Path) -> FaceViT:
@@ -32,13 +32,13 @@ def load_face(folder: Path) -> FaceViT:
         WeightsUnavailable: not there.
         CorruptData, WeightsMismatch: damaged, or of another shape than its config says.
     """
-    values, state = _load(folder / FACE)
-    return _fill(FaceViT(FaceViTConfig.from_dict(values)), state, folder / FACE)
+    values, state = load_part(folder / FACE)
+    return fill_part(FaceViT(FaceViTConfig.from_dict(values)), state, folder / FACE)
 
 
 def save_text(folder: Path, tower: TextTower, tokenizer: Any) -> None:
     """Writes text.safetensors and tokenizer/ into a folder."""
-    _save(folder / TEXT, tower, tower.text_config.to_dict())
+    save_part(folder / TEXT, tower, tower.text_config.to_dict())
     tokenizer.save_pretrained(folder / TOKENIZER)
 
 
@@ -48,16 +48,23 @@ def load_text(folder: Path) -> tuple[TextTower, PromptTokenizer]:
     Raises:
         WeightsUnavailable, CorruptData, WeightsMismatch: as `load_face`.
     """
-    values, state = _load(folder / TEXT)
-    tower = _fill(TextTower(TextTowerConfig.from_dict(values)), state, folder / TEXT)
+    values, state = load_part(folder / TEXT)
+    tower = fill_part(TextTower(TextTowerConfig.from_dict(values)), state, folder / TEXT)
     return tower, PromptTokenizer.from_pretrained(folder / TOKENIZER)
 
 
-def _save(path: Path, module: nn.Module, values: dict[str, Any]) -> None:
+def save_part(path: Path, module: nn.Module, values: dict[str, Any]) -> None:
+    """Writes a module's weights, with the values of its config inside."""
     write_safetensors(path, module.state_dict(), {METADATA: json.dumps(values)})
 
 
-def _load(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def load_part(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The values and the weights that `save_part` wrote.
+
+    Raises:
+        WeightsUnavailable: not there.
+        CorruptData: damaged, or written by something else.
+    """
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
@@ -71,7 +78,12 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise CorruptData(f"{path} is damaged or was not written by Limner ({e!r}).", "Train it again.") from e
 
 
-def _fill(module: Any, state: dict[str, torch.Tensor], path: Path) -> Any:
+def fill_part(module: Any, state: dict[str, torch.Tensor], path: Path) -> Any:
+    """The module with these weights, in evaluation mode.
+
+    Raises:
+        WeightsMismatch: they are another module's.
+    """
     try:
         module.load_state_dict(state)
     except RuntimeError as e:

@@ -115,6 +115,6 @@ class Task(ABC, Generic[C]):
         return [g for g in groups if g["params"]]
 
 
-def channels_last(model: Any) -> nn.Module:
+def channels_last(model: Any) -> Any:
     """The model with its convolutions' weights laid out as convolutions like them best."""
     return model.to(memory_format=torch.channels_last)
