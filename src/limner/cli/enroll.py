@@ -37,6 +37,10 @@ def enroll(
     model: ModelName = None,
     method: MethodName = None,
     choose: Choose = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="How a method that tunes learns the person: a YAML file such as those in recipes/rivals."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     device: Device = "auto",
     dtype: DType = "auto",
@@ -45,6 +49,7 @@ def enroll(
 ) -> None:
     import time
 
+    from limner.cli.method import set_tuning
     from limner.cli.painting import Talk, demand_files, enroll_photos, make_folder
     from limner.errors import ConfigError, OutputConflict
     from limner.pipelines.remarks import world_remarks
@@ -55,6 +60,8 @@ def enroll(
         raise OutputConflict(f"{out} is there already.", "Choose another --out, or replace it with --force.")
     demand_files(face)
     loaded = open_model_for(method, model, Place(device, dtype, accept_license))
+    if recipe is not None:
+        set_tuning(loaded, recipe)
     start = time.perf_counter()
     identity, references = enroll_photos(loaded, face, choose)
     seconds = time.perf_counter() - start

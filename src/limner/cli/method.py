@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,9 +17,20 @@ if TYPE_CHECKING:
 
 MethodName = Annotated[
     str | None,
-    typer.Option("--method", help="faceclip or dreamidentity (prompts then say S*); default: the model's own."),
+    typer.Option(
+        "--method",
+        help="faceclip, dreamidentity (prompts then say S*), or a rival (docs/rivals.md); default: the model's own.",
+    ),
 ]
-METHODS = {"faceclip": "FaceCLIPPipeline", "dreamidentity": "DreamIdentityPipeline"}
+METHODS = {
+    "faceclip": "FaceCLIPPipeline",
+    "dreamidentity": "DreamIdentityPipeline",
+    "ip-adapter": "IPAdapterPipeline",
+    "elite": "ElitePipeline",
+    "textual-inversion": "TextualInversionPipeline",
+    "dreambooth": "DreamBoothPipeline",
+    "dreambooth-lora": "DreamBoothLoraPipeline",
+}
 """Method → pipeline class that a model's folder names."""
 
 
@@ -30,25 +43,49 @@ def open_model_for(method: str | None, name: str | None, place: Place) -> Model:
     """
     if method is None:
         return open_model(name, place)
-    from limner.pipelines.loading import INDEX, locate
+    from limner.pipelines.loading import INDEX, TUNED, locate
 
     if method not in METHODS:
         raise ConfigError(f"--method is {method!r}; allowed: {', '.join(METHODS)}.")
     name = name or default_model(method)
-    _, folder = locate(name, accept_license=place.accept_license)
+    place = dataclasses.replace(place, method=method)
+    _, folder = locate(name, accept_license=place.accept_license, method=method)
     try:
         kind = json.loads((folder / INDEX).read_text(encoding="utf-8")).get("_class_name")
     except (OSError, ValueError, AttributeError):
         kind = None  # loading says what is wrong with it
-    if kind in METHODS.values() and kind != METHODS[method]:
+    fits = kind == METHODS[method] or (method in TUNED and kind == METHODS["dreamidentity"])  # its base is untouched
+    if kind in METHODS.values() and not fits:
         own = next(m for m, k in METHODS.items() if k == kind)
         raise ConfigError(f"The model {name} paints by {own}, not by {method}.", "Leave --method out, or change one.")
     return open_model(name, place)
 
 
 def default_model(method: str) -> str:
-    """The first registered model of a method."""
+    """The first registered model of a method; for those that tune, one whose base is untouched.
+
+    Raises:
+        ConfigError: none is registered.
+    """
     from limner.pipelines import catalogue  # noqa: F401 (registers the models)
+    from limner.pipelines.loading import TUNED
     from limner.registry import models
 
-    return next(spec.name for spec in models() if spec.method == method)
+    wanted = "dreamidentity" if method in TUNED else method
+    found = next((spec.name for spec in models() if spec.method == wanted), None)
+    if found is None:
+        raise ConfigError(f"No model of {method} ships with Limner.", "Train one, and give its folder with --model.")
+    return found
+
+
+def set_tuning(model: Model, recipe: Path) -> None:
+    """Has a method that tunes learn people as a recipe says.
+
+    Raises:
+        ConfigError: a model whose method does not tune, or a recipe that does not fit.
+    """
+    from limner.methods.tuning import TuningSettings
+
+    if not hasattr(model.pipe, "tuning"):
+        raise ConfigError(f"--recipe says how a person is learnt; {model.pipe.method.name} enrols without learning.")
+    model.pipe.tuning = TuningSettings.load(recipe)

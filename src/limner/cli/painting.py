@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limner.cli.output import note
+from limner.cli.output import note, progress
 from limner.errors import ConfigError, ImageError, UnreadableImage
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class Place:
     memory: str = "auto"
     keep_encoder: bool = False
     fast: str = ""
+    method: str = ""
 
 
 def open_model(name: str | None, place: Place) -> Model:
@@ -89,7 +90,7 @@ def open_model(name: str | None, place: Place) -> Model:
     from limner.pipelines.loading import load_model, locate
 
     model = name or DEFAULT
-    locate(model, accept_license=place.accept_license)  # says quickly if there is nothing to load
+    locate(model, accept_license=place.accept_license, method=place.method)  # says quickly if there is nothing to load
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from diffusers.utils import logging
 
@@ -107,6 +108,8 @@ def enroll_photos(model: Model, photos: Sequence[Path], choose: str | None) -> t
     from limner.pipelines.people import gather_references
     from limner.provenance import compact
 
+    if hasattr(model.pipe, "report"):  # a method that tunes, which takes a while
+        model.pipe.report = progress
     references = gather_references(photos, choose or "largest", embedder=model.pipe.embedder)
     identity = compact(model.pipe.method.enroll(references.faces))
     outside = bool(model.world) and any(_world_of(path) != model.world for path in photos)
@@ -168,6 +171,7 @@ def place_of(record: Provenance, place: Place) -> Place:
         memory=str(memory) if place.memory == "auto" and known else place.memory,
         fast=str(fast) if fast in FEW_STEP else "",
         dtype=str(dtype) if place.dtype == "auto" and dtype else place.dtype,
+        method=str(record.portrait.settings.get("method", "")),
     )
 
 

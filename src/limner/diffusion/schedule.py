@@ -50,6 +50,18 @@ class NoiseSchedule(Config):
         self.check(self.prediction in PREDICTIONS, "prediction", ", ".join(PREDICTIONS))
         self.check(not self.zero_snr or self.prediction == "v_prediction", "zero_snr", "false unless v_prediction")
 
+    @classmethod
+    def of(cls, config: Any) -> NoiseSchedule:
+        """The schedule that a diffusers scheduler was configured with."""
+        return cls(
+            steps=config["num_train_timesteps"],
+            beta_start=config["beta_start"],
+            beta_end=config["beta_end"],
+            beta_schedule=config["beta_schedule"],
+            prediction=config.get("prediction_type", "epsilon"),
+            zero_snr=bool(config.get("rescale_betas_zero_snr", False)),
+        )
+
     @cached_property
     def signal(self) -> torch.Tensor:
         """a_t for every t: (T,) float64 in [0, 1], falling."""

@@ -26,8 +26,13 @@ if TYPE_CHECKING:
 PIPELINES = {
     "FaceCLIPPipeline": "limner.pipelines.faceclip",
     "DreamIdentityPipeline": "limner.pipelines.dreamidentity",
+    "IPAdapterPipeline": "limner.pipelines.rivals",
+    "ElitePipeline": "limner.pipelines.rivals",
 }
 """Pipeline classes that a folder's `model_index.json` may name → their modules."""
+
+TUNED = ("textual-inversion", "dreambooth", "dreambooth-lora")
+"""Methods that learn a person by tuning: they paint over any base (`limner.pipelines.tuned`)."""
 
 INDEX = "model_index.json"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -89,6 +94,7 @@ def load_model(
     memory: str = "plain",
     keep_encoder: bool = False,
     fast: str = "",
+    method: str = "",
 ) -> Model:
     """Loads a registered model, or one from a folder that `save_pretrained` (or training) wrote.
 
@@ -101,6 +107,7 @@ def load_model(
             (`limner.pipelines.fitting.choose_mode`).
         keep_encoder: with `auto`, no mode that frees the encoder.
         fast: a name of `limner.pipelines.few_step.FEW_STEP`: its LoRA is fetched and put into the UNet.
+        method: one of `TUNED`, to paint by it over the base that the model or folder holds; else the model's own.
 
     Raises:
         ConfigError: unknown model, device, dtype, memory mode or LoRA, a mode that needs another device, or a LoRA for
@@ -114,13 +121,17 @@ def load_model(
     if memory != "auto":
         demand_device(memory_mode(memory), where)
     quick = few_step(fast) if fast else None
-    spec, folder = locate(model, accept_license=accept_license)
+    spec, folder = locate(model, accept_license=accept_license, method=method)
     lora = _few_step_file(quick, spec) if quick else None
     if memory == "auto":
         free = free_memory(where.type, where.index or 0)
         memory = choose_mode(where.type, free, sizes_of(folder), number_type.itemsize, keep_encoder=keep_encoder)
     mode = memory_mode(memory)
-    pipe = load_pipeline(folder, number_type, mode)
+    pipe = (
+        _tuned_pipeline(method, folder, number_type, mode)
+        if method in TUNED
+        else load_pipeline(folder, number_type, mode)
+    )
     pipe.set_progress_bar_config(disable=True)
     weights = weight_digests(folder)
     if lora is not None:
@@ -150,16 +161,24 @@ def _few_step_file(quick: FewStep, spec: ModelSpec | None) -> Path:
     return quick.file.resolve()
 
 
-def locate(model: str, *, accept_license: bool = False) -> tuple[ModelSpec | None, Path]:
+def _tuned_pipeline(method: str, folder: Path, dtype: torch.dtype, mode: MemoryMode) -> PortraitPipeline:
+    from limner.pipelines.tuned import over_base
+
+    if mode.weights in PACKAGES:
+        raise ConfigError(f"{method} cannot tune weights that are rounded.", "Load the model with --memory plain.")
+    return over_base(method, folder, dtype)
+
+
+def locate(model: str, *, accept_license: bool = False, method: str = "") -> tuple[ModelSpec | None, Path]:
     """The registered model of that name (None for somebody's own) and its folder, complete; heavy libraries are loaded
-    only if something must be converted.
+    only if something must be converted. For a `method` of `TUNED` the folder may be a bare base.
 
     Raises:
         ConfigError, WeightsUnavailable, LicenseNotAccepted: as `load_model`.
     """
     if "/" in model or "\\" in model or Path(model).is_dir():
         folder = Path(model)
-        if not (folder / INDEX).is_file():
+        if not (folder / INDEX).is_file() and not (method in TUNED and (folder / "unet").is_dir()):
             raise WeightsUnavailable(
                 f"{folder} is no folder with a model (it has no {INDEX}).",
                 "Give a folder written by training or by save_pretrained, or a name that `limner models` lists.",
@@ -257,6 +276,7 @@ def _demand_all_weights(folder: Path, model: Any) -> None:
         with safe_open(str(file), framework="pt") as f:
             stored |= set(f.keys())
     held = {name for named in (model.named_parameters(), model.named_buffers()) for name, _ in named}
+    held = {n for n in held if ".processor." not in n and not n.startswith("encoder_hid_proj.")}  # adapters' own files
     missing = sorted(held & set(model.state_dict()) - stored)  # rounded weights have more in their state than a file
     if missing:
         raise WeightsMismatch(

@@ -135,7 +135,7 @@ class DreamIdentityTask(Task[DreamIdentitySettings]):
         self.vae.requires_grad_(False)
         if settings.checkpointing:
             self.unet.enable_gradient_checkpointing()
-        self.schedule = schedule_of(scheduler.config)
+        self.schedule = NoiseSchedule.of(scheduler.config)
         self.m2id = settings.encoder.build(load_backbone(settings.recogniser), self.towers.widths)
         for name, value in self.m2id.backbone.named_parameters():
             value.requires_grad_(settings.tune_backbone and not name.endswith("mask_token"))
@@ -283,15 +283,3 @@ class DreamIdentityTask(Task[DreamIdentitySettings]):
         size = self.settings.data.size
         weights = face_weights(batch["landmarks"], size, latents.shape[-1], self.settings.outside)
         return (error * weights).flatten(1).mean(1) / weights.flatten(1).mean(1)
-
-
-def schedule_of(config: Any) -> NoiseSchedule:
-    """The noise schedule that a base's scheduler was configured with."""
-    return NoiseSchedule(
-        steps=config["num_train_timesteps"],
-        beta_start=config["beta_start"],
-        beta_end=config["beta_end"],
-        beta_schedule=config["beta_schedule"],
-        prediction=config.get("prediction_type", "epsilon"),
-        zero_snr=bool(config.get("rescale_betas_zero_snr", False)),
-    )

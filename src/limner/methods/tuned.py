@@ -1,0 +1,79 @@
+"""What the methods that learn a person by tuning share: what they need, and how a base is recognised."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from limner.encoders.rivals import RivalEncoder
+from limner.methods.base import demand_faces
+from limner.methods.rival import Rival, pictures
+from limner.methods.tuning import Lesson, Studio, TuningSettings, checkpoint_path, demand_plain, shoot
+from limner.types import Face, Identity
+
+PROBED = 64
+"""Values of each probed weight."""
+
+
+class Tuned(Rival):
+    """A method that does its work in `enroll`: minutes at full size, and the base stays as it was.
+
+    Args:
+        encoder, zero_empty, model: see `Rival`.
+        studio: UNet, autoencoder and what else tuning needs.
+        settings: None takes the method's own.
+    """
+
+    defaults: ClassVar[TuningSettings] = TuningSettings()
+
+    def __init__(
+        self,
+        encoder: RivalEncoder,
+        studio: Studio,
+        settings: TuningSettings | None = None,
+        *,
+        zero_empty: bool = False,
+        model: str = "",
+    ) -> None:
+        super().__init__(encoder, zero_empty=zero_empty, model=model)
+        self.studio, self.settings = studio, settings or self.defaults
+
+    def enroll(self, faces: Sequence[Face]) -> Identity:
+        """Learns the person; shows progress. The same faces and settings always give the same identity on the same
+        machine, and a learning that was killed goes on.
+
+        Raises:
+            FaceError: no face given.
+            ConfigError: the model's weights cannot be tuned as they were loaded.
+            TrainingDiverged: the loss is no longer a finite number.
+        """
+        images = pictures(demand_faces(faces))
+        demand_plain(self.studio.unet)
+        for part in (self.studio.unet, self.studio.vae):
+            part.requires_grad_(False)
+        shots = shoot(self.studio, images, self.settings)
+        lesson = Lesson(self.studio, self.encoder.towers, shots, self.settings)
+        cache = self.studio.cache and self.studio.cache / "tuning"
+        checkpoint = checkpoint_path(cache, self.name, self.version, self.settings, self.probe(), images)
+        tensors = self.learn(lesson, images, checkpoint)
+        return self.made(tensors, faces, tuning=self.settings.to_dict())
+
+    @abstractmethod
+    def learn(self, lesson: Lesson, images: Tensor, checkpoint: Path | None) -> dict[str, Tensor]:
+        """What is kept of the person in aligned faces (R, 3, 448, 448)."""
+
+    def probe(self) -> Tensor:
+        """Some weights of the base's UNet, and its word for nobody in particular."""
+        unet = self.studio.unet
+        some = [unet.conv_in.weight, unet.conv_out.weight, *self.encoder.towers.neutral_words(1)]
+        parts = [w.detach().flatten()[:PROBED].float().cpu() for w in some]
+        return torch.cat([p / p.norm().clamp(min=1e-6) for p in parts])
+
+    def neutral(self, count: int) -> list[Tensor]:
+        """(count, width) float32 for each tower: "person", `count` times."""
+        return [w.float().clone() for w in self.encoder.towers.neutral_words(count)]

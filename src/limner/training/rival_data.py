@@ -1,0 +1,111 @@
+"""What the rivals' trainings read: a picture, a sentence about it, and what a frozen backbone says of a face."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from limner.data.cache import Column, Table
+from limner.data.crops import align_faces
+from limner.data.loader import Batch, Source
+from limner.data.partners import Partners
+from limner.data.tables import Report, captions_of, demand, to_images
+from limner.encoders.rivals import RivalEncoder, see_faces
+from limner.errors import ConfigError
+from limner.training.dreamidentity_data import PromptTable
+from limner.training.towers import feature_table
+
+
+class RivalRows(Source):
+    """Rows (face, sentence, picture).
+
+    Args:
+        pictures, latents, faces: tables of the same rows; `faces` as `rival_features` makes it.
+        lay_out: sentences → `PromptTable`.
+        templates: sentences that all pictures share; without them, `prompts` is the share of rows that read the
+            picture's sentence with S*, the others read its caption.
+        partner: the face is another picture of the person. Otherwise it is the picture itself, and pictures that are no
+            reference (turned far away, painted) are left out.
+
+    Raises:
+        ConfigError: captions, landmarks or persons are missing where they are needed.
+    """
+
+    def __init__(
+        self,
+        pictures: Table,
+        latents: Table,
+        faces: Table,
+        lay_out: Callable[[list[str]], PromptTable],
+        *,
+        templates: Sequence[str] = (),
+        prompts: float = 0.5,
+        partner: bool = True,
+    ) -> None:
+        demand(pictures, captions=not templates, landmarks=True, persons=partner)
+        self.pictures, self.latents, self.faces, self.prompts = pictures, latents, faces, prompts
+        self.rows = np.arange(len(pictures)) if partner else np.flatnonzero(pictures["reference"])
+        if not len(self.rows):
+            raise ConfigError("No picture can be a reference; for this training some must.", "See docs/training.md.")
+        self.partners = Partners(pictures["identity"], pictures["reference"]) if partner else None
+        self.templates = lay_out(list(templates)) if templates else None
+        self.sentences: dict[str, tuple[PromptTable, np.ndarray]] = {}
+        if self.templates is None:
+            for column in ("caption", "prompt"):
+                said = captions_of(pictures, column)
+                distinct = {sentence: i for i, sentence in enumerate(dict.fromkeys(said))}
+                self.sentences[column] = (lay_out(list(distinct)), np.array([distinct[s] for s in said]))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: np.ndarray, step: int) -> Batch:
+        own = self.rows[rows]
+        faces = own if self.partners is None else self.partners.of(own, step)
+        found: dict[str, Any] = {
+            "latents": self.latents["latents"][own],
+            "time": self.pictures["time"][own],
+            **{k: self.faces[k][faces] for k in self.faces.columns},
+            **self._said(rows, own, step),
+        }
+        return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in found.items()}
+
+    def _said(self, rows: np.ndarray, own: np.ndarray, step: int) -> dict[str, np.ndarray]:
+        draws = np.array([np.random.default_rng([step, int(row)]).random() for row in rows])
+        if self.templates is not None:
+            return self.templates.batch((draws * len(self.templates)).astype(np.int64))
+        caption, prompt = (table.batch(number[own]) for table, number in self.sentences.values())
+        return {k: np.where((draws < self.prompts)[:, None], prompt[k], caption[k]) for k in caption}
+
+
+def rival_features(encoder: RivalEncoder, pictures: Table, kind: str, device: torch.device, report: Report) -> Table:
+    """Column `face` of the aligned face of every picture: the identity vector (D) float32 for the kind `identity`, the
+    patch tokens (N, W) float16 for `patches`; with an encoder of words also `words_i` (1, width) float32, the first
+    word for tower i."""
+    backbone = encoder.backbone.to(device).eval()
+    size = backbone.config.image_size
+    demand(pictures, landmarks=True)
+    example = see_faces(backbone, torch.zeros(1, 3, size, size, device=device))
+    columns = {"face": Column("f4", tuple(example.class_token.shape[1:]))}
+    if kind == "patches":
+        columns = {"face": Column("f2", tuple(example.patch_tokens.shape[1:]))}
+    module: Any = backbone
+    if encoder.words is not None:
+        words: Any = encoder.words
+        module = words.to(device)
+        columns |= {f"words_{i}": Column("f4", (1, width)) for i, width in enumerate(encoder.towers.widths)}
+
+    def compute(block: range) -> dict[str, torch.Tensor]:
+        rows = slice(block.start, block.stop)
+        images = to_images(torch.from_numpy(pictures["image"][rows])).to(device)
+        faces = align_faces(images, torch.from_numpy(pictures["landmarks"][rows]).to(device), size).clamp(0, 1)
+        seen = see_faces(backbone, faces)
+        found = {"face": seen.class_token if kind == "identity" else seen.patch_tokens}
+        if encoder.words is not None:
+            found |= {f"words_{i}": words[:, :1] for i, words in enumerate(encoder.words(faces))}
+        return found
+
+    return feature_table("rival-faces", pictures, module, columns, compute, report, {"kind": kind})
