@@ -75,6 +75,6 @@ def test_what_cannot_be_painted(model: Path, photo: Path, tiny_folder: Path, tmp
     assert "T*" in refused(capsys, *paint, "-p", "T* in snow", "--model", model)["message"]
     other = refused(capsys, *paint, "-p", "S* in snow", "--model", tiny_folder)
     assert "paints by faceclip, not by dreamidentity" in other["message"]
-    unknown = refused(capsys, *paint[:-1], "elite", "-p", "S* in snow")
+    unknown = refused(capsys, *paint[:-1], "magic", "-p", "S* in snow")
     assert "allowed: faceclip, dreamidentity" in unknown["message"]
     assert not list(tmp_path.iterdir())
