@@ -41,8 +41,8 @@ from limner.training.dice import Dice
 from limner.training.distributed import gather_labels, gather_rows, processes
 from limner.training.metrics import verification
 from limner.training.sheets import contact_sheet
-from limner.training.task import Losses, Report, Task
-from limner.training.towers import load_image_tower, channels_last
+from limner.training.task import Losses, Report, Task, channels_last
+from limner.training.towers import load_image_tower
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ class RecogniserTask(Task[RecogniserSettings]):
         else:
             self.face = FaceViT(settings.face)
             self.face.mask_token.requires_grad_(settings.face.mask_ratio > 0)
-        if settings.init:
-            start_from_clip(self.face, Path(settings.init))
+            if settings.init:
+                start_from_clip(self.face, Path(settings.init))
         self.model = ArcFace(self.face, self.persons, settings.scale)
 
     def prepare(self, report: Report) -> None:
@@ -233,10 +233,12 @@ def start_from_clip(face: FaceViT, clip: Path) -> None:
     tower: Any = load_image_tower(clip)
     theirs, config = tower.config, face.config
     sizes = (theirs.hidden_size, theirs.num_hidden_layers, theirs.num_attention_heads)
-    if (*sizes, theirs.image_size // theirs.patch_size) != (config.width, config.depth, config.heads, config.grid):
+    theirs_in_short = (*sizes, theirs.image_size // theirs.patch_size)
+    own_in_short = (config.width, config.depth, config.heads, config.grid)
+    if theirs_in_short != own_in_short:
         raise ConfigError(
-            f"The picture tower of {clip} has width, depth and heads {sizes} and {theirs.image_size // theirs.patch_size} "
-            f"patches a side; the face encoder {(config.width, config.depth, config.heads)} and {config.grid}."
+            f"Width, depth, heads and patches a side are {theirs_in_short} in the picture tower of {clip}, but "
+            f"{own_in_short} in the face encoder; they must agree."
         )
     embeddings, size = tower.vision_model.embeddings, config.patch_size
     kernel = embeddings.patch_embedding.weight.float()
