@@ -202,8 +202,8 @@ class _Rows:
         self.captions = [str(row.get("text", row.get("caption", ""))) for row in rows]
         self.prompts = [str(row.get("prompt", c)) for row, c in zip(rows, self.captions, strict=True)]
         self.references = [bool(row.get("reference", True)) for row in rows]
-        names = [str(row.get("identity", row.get("seed", f"picture {i}"))) for i, row in enumerate(rows)]
-        self.identities = [persons.setdefault(name, len(persons)) for name in names]
+        self.names = [str(row.get("identity", row.get("seed", f"picture {i}"))) for i, row in enumerate(rows)]
+        self.identities = [persons.setdefault(name, len(persons)) for name in self.names]
         self.landmarks = np.full((len(rows), 5, 2), np.nan, np.float32)
         for i, row in enumerate(rows):
             if row.get("landmarks") is not None:
