@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from limner.errors import ConfigError
 from limner.training.dice import Dice, seed_everything
 from limner.training.progress import silent
 from limner.training.task import Task
 from limner.training.tasks import task_class
+from limner.training.tasks.recogniser import _Pairs
+from limner.training.towers import load_image_tower
 
 FACE = {"image_size": 28, "patch_size": 7, "width": 16, "depth": 1, "heads": 2, "output": 8, "mask_ratio": 0.0}
 TEXT = {"width": 16, "depth": 1, "heads": 2, "context": 20, "projection": 12}
@@ -131,6 +134,50 @@ def test_recogniser(make: Make, face: Path) -> None:
     assert metrics["different_pairs"] == 24 * 23 / 2 - 36
     assert 0.4 < metrics["accuracy"] <= 1
     assert load_face(face).config.output == 8
+
+
+def test_recogniser_starts_from_a_clip(make: Make, tmp_path: Path) -> None:
+    image = {"patch_size": 8, "width": FACE["width"], "depth": FACE["depth"], "heads": FACE["heads"]}
+    make("clip", text=TEXT, image=image).export(tmp_path)
+    size = {**FACE, "image_size": 28, "patch_size": 7}  # 4 patches a side, as the CLIP has on 32 pixels
+    task = make("recogniser", face=size, init=str(tmp_path))
+    grey = torch.full((1, 3, 28, 28), 0.5)
+    tower = load_image_tower(tmp_path).vision_model
+    theirs = tower.embeddings.patch_embedding(torch.zeros(1, 3, 32, 32)).flatten(2).mT
+    assert torch.allclose(task.face.patch_embed(grey), theirs, atol=1e-5), "the same grey gives the same patches"
+    assert torch.equal(task.face.blocks[0].norm2.weight, tower.encoder.layers[0].layer_norm2.weight)
+    with pytest.raises(ConfigError, match="must agree"):
+        make("recogniser", face={**size, "patch_size": 14}, init=str(tmp_path))
+
+
+def test_recogniser_on_references_alone(make: Make) -> None:
+    task = make("recogniser", face=FACE)
+    rows = task.source().batch(np.arange(8), 0)
+    assert rows["image"].shape == (8, 2, 32, 32, 3)
+    assert not torch.equal(rows["image"][:, 0], rows["image"][:, 1])
+    known = task.table["identity"]
+    pairs = _Pairs(task.table, np.array([0, 1, 6, 7]))
+    assert len(pairs) == 4
+    batch = pairs.batch(np.arange(4), 3)
+    assert batch["identity"].tolist() == known[[0, 1, 6, 7]].tolist()
+    pixels = torch.from_numpy(task.table["image"][:])
+    assert torch.equal(batch["image"][:, 1], pixels[[1, 0, 7, 6]]), "the partner is the other eligible picture"
+
+
+def test_detector(make: Make, tmp_path: Path) -> None:
+    from limner.faces.mini import MiniDetector
+
+    task = make("detector", detector={"widths": [8, 8, 8, 8, 8]}, view=64, smallest=12, largest=40, validation=24)
+    before = metrics_of(task)
+    assert_learns(task, steps=40, rate=3e-3)
+    after = metrics_of(task)
+    assert after["n"] == 24
+    assert after["found"] >= before["found"]
+    with torch.no_grad():
+        assert task.sheet().size[0] > 8 * 64
+    task.export(tmp_path)
+    seen = MiniDetector.load(tmp_path).scan(np.zeros((40, 50, 3), np.uint8))  # sides that are no multiples of 32
+    assert all(0 <= face.score <= 1 for face in seen)
 
 
 @pytest.mark.parametrize("objective", ["sigmoid", "softmax"])

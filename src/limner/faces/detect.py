@@ -67,6 +67,8 @@ class FaceDetector(ABC):
         license: of its weights; `commercial` says whether they may be used commercially.
         levels: longest sides in pixels at which every picture is scanned, ascending.
         last_level: longest side of the last attempt at tiny faces, when nothing else found any.
+        look_sizes: sides of the second look at a face, and at one of fewer than 48 pixels: enlarged too much, a face
+            falls apart.
     """
 
     name: ClassVar[str]
@@ -74,6 +76,7 @@ class FaceDetector(ABC):
     commercial: ClassVar[bool] = True
     levels: ClassVar[tuple[int, ...]]
     last_level: ClassVar[int]
+    look_sizes: ClassVar[tuple[int, int]] = (256, 160)
 
     @abstractmethod
     def scan(self, image: np.ndarray) -> list[DetectedFace]:
@@ -121,7 +124,7 @@ def second_look(detector: FaceDetector, image: np.ndarray, face: DetectedFace) -
         return face
     if np.ptp(face.landmarks, axis=0).max() < 1:
         return None
-    size = _LOOK_SIZE if face.size[0] >= _SMALL else _SMALL_LOOK_SIZE  # enlarged too much, a face falls apart
+    size = detector.look_sizes[face.size[0] < _SMALL]
     best = _closer(detector, image, face.landmarks, size)
     if best is not None and best.score >= _UPRIGHT:
         return best
@@ -156,8 +159,7 @@ def _closer(detector: FaceDetector, image: np.ndarray, points: np.ndarray, size:
     return seen
 
 
-_LOOK_SIZE, _LOOK_ZOOM, _LOOKS, _STEADY = 256, 0.8, 4, 3.0
-_SMALL, _SMALL_LOOK_SIZE = 48, 160
+_LOOK_ZOOM, _LOOKS, _STEADY, _SMALL = 0.8, 4, 3.0, 48
 _UPRIGHT, _TURNED, _CLEARLY, _CLEAR, _LIKELY = 0.915, 0.85, 0.03, 0.8, 0.6
 
 
@@ -284,7 +286,7 @@ _ATTEMPTS: Final = (
 )
 """Ways to look, the least score at first, and at the second look; the last resorts see faces in gravel otherwise."""
 
-DETECTORS: Final = ("auto", "yunet", "cascade", "insightface")
+DETECTORS: Final = ("auto", "yunet", "mini", "cascade", "insightface")
 
 _said: set[str] = set()
 
@@ -295,8 +297,8 @@ def make_detector(
     """A detector by name.
 
     Args:
-        name: `yunet`; `cascade`; `insightface`; or `auto`: YuNet, and only where its weights are neither on this
-            machine nor to be had, scikit-image's cascade, which says so once.
+        name: `yunet`; `mini`, for sitters; `cascade`; `insightface`; or `auto`: YuNet, and only where its weights are
+            neither on this machine nor to be had, scikit-image's cascade, which says so once.
         weights: local file of the detector's weights, for those that have some.
         accept_license: of weights that forbid commercial use (InsightFace's).
 
@@ -323,6 +325,10 @@ def make_detector(
         from limner.faces.insight import InsightFace
 
         return InsightFace.load(accept_license=accept_license)
+    if name == "mini":
+        from limner.faces.mini import MiniDetector
+
+        return MiniDetector.load()
     from limner.faces.cascade import Cascade
 
     return Cascade()

@@ -113,7 +113,7 @@ class MiniDetector(FaceDetector):
     license = "Apache-2.0"
     levels = (128, 256)
     last_level = 640
-    look_size = 96
+    look_sizes = (96, 96)
 
     def __init__(self, net: LandmarkNet) -> None:
         self._net = net

@@ -137,8 +137,12 @@ class DetectorTask(Task[DetectorSettings]):
             apart.append(distance[inside & ok])
             far = (landmarks < -8).any(-1).all(-1) | (landmarks > self.settings.view + 8).any(-1).all(-1)
             claimed.append(sure[far].float())
-        values = {"found": float(torch.cat(hit).mean()), "claimed": float(torch.cat(claimed).mean())}
-        return {**values, **mean_interval("apart", torch.cat(apart).cpu().numpy()), "n": len(rows)}
+        parts = {"found": torch.cat(hit), "claimed": torch.cat(claimed)}
+        values = {k: float(v.mean()) for k, v in parts.items() if len(v)}
+        distances = torch.cat(apart).cpu().numpy()
+        if len(distances) > 1:
+            values |= mean_interval("apart", distances)
+        return {**values, "n": len(rows)}
 
     def sheet(self) -> Image.Image:
         """Held-out views with the landmarks that were found."""
