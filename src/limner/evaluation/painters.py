@@ -1,0 +1,210 @@
+"""Whatever makes pictures of a person, behind one small contract; models are loaded when they are first needed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from limner.errors import ConfigError, FaceError, PromptError
+from limner.evaluation.people import Person, real_picture
+from limner.evaluation.recipe import SUBJECT, MethodSpec
+from limner.types import Identity
+
+if TYPE_CHECKING:
+    from limner.pipelines.loading import Model
+
+Pictures = list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """A person as a method keeps them.
+
+    Attributes:
+        identity: None for methods that keep none.
+        seconds: what enrolling took.
+    """
+
+    identity: Identity | None
+    seconds: float
+
+
+class Painter(Protocol):
+    """A way to put a person into pictures."""
+
+    def enroll(self, person: Person) -> Enrolled:
+        """The person, from the faces of their reference photos.
+
+        Raises:
+            FaceError: the photos show no face.
+        """
+
+    def paint(
+        self,
+        person: Person,
+        identity: Identity | None,
+        prompt: str,
+        seeds: Sequence[int],
+        strength: float,
+        guidance: float | None,
+    ) -> Pictures:
+        """One picture (H, W, 3) uint8 per seed. The prompt calls the person S*; `guidance` None is the model's own."""
+
+
+class ModelPainter:
+    """A model of Limner's, as `limner generate` paints with it.
+
+    Args:
+        spec: model and dials.
+        load: opens the model at first use, given name and method.
+    """
+
+    def __init__(self, spec: MethodSpec, load: Callable[[str, str], Model]) -> None:
+        self.spec, self._load = spec, load
+        self._model: Model | None = None
+
+    @property
+    def model(self) -> Model:
+        """The loaded model."""
+        if self._model is None:
+            self._model = self._load(self.spec.model, self.spec.method)
+            if self.spec.tuning:
+                pipe: Any = self._model.pipe
+                if not hasattr(pipe, "tuning"):
+                    raise ConfigError(f"{self.spec.name} has `tuning`, but {self.spec.model} enrols without it.")
+                from limner.methods.tuning import TuningSettings
+
+                pipe.tuning = TuningSettings.load(self.spec.tuning)
+        return self._model
+
+    def enroll(self, person: Person) -> Enrolled:
+        """See `Painter.enroll`. Loading the model is not counted."""
+        if not self.spec.identity:
+            return Enrolled(None, 0.0)
+        if not person.faces:
+            raise FaceError(f"No face was found in the photos of {person.key}.")
+        method = self.model.pipe.method
+        start = time.perf_counter()
+        identity = method.enroll(person.faces)
+        _wait()
+        return Enrolled(identity, time.perf_counter() - start)
+
+    def paint(
+        self,
+        person: Person,
+        identity: Identity | None,
+        prompt: str,
+        seeds: Sequence[int],
+        strength: float,
+        guidance: float | None,
+    ) -> Pictures:
+        """See `Painter.paint`."""
+        from limner.pipelines.paint import default_dials, paint
+
+        dials = default_dials(self.model, strength=strength, guidance_scale=guidance, steps=self.spec.steps)
+        said = prompt.replace(SUBJECT, self.spec.subject)
+        return [np.asarray(p.image.convert("RGB")) for p in paint(self.model, identity, [said], seeds, dials)]
+
+
+class RealPainter:
+    """The ceiling: other real pictures of the person; see `limner.evaluation.people.real_picture`.
+
+    Args:
+        size: side in pixels of rendered pictures.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def enroll(self, person: Person) -> Enrolled:
+        """Nothing is kept."""
+        return Enrolled(None, 0.0)
+
+    def paint(
+        self,
+        person: Person,
+        identity: Identity | None,
+        prompt: str,
+        seeds: Sequence[int],
+        strength: float,
+        guidance: float | None,
+    ) -> Pictures:
+        """See `Painter.paint`; dials mean nothing here."""
+        return [real_picture(person, prompt, seed, self.size) for seed in seeds]
+
+
+class CopyPainter:
+    """Copy-paste: the reference photo, whatever the prompt says."""
+
+    def enroll(self, person: Person) -> Enrolled:
+        """Nothing is kept."""
+        return Enrolled(None, 0.0)
+
+    def paint(
+        self,
+        person: Person,
+        identity: Identity | None,
+        prompt: str,
+        seeds: Sequence[int],
+        strength: float,
+        guidance: float | None,
+    ) -> Pictures:
+        """See `Painter.paint`; all pictures are the same."""
+        return [person.photos[k % len(person.photos)] for k in range(len(seeds))]
+
+
+def check_prompts(prompts: Sequence[str], people: Sequence[Person]) -> None:
+    """Raises PromptError for the first prompt that the world cannot fulfil for somebody, before anything is painted."""
+    for prompt in prompts:
+        for person in people[:2]:
+            if person.sitter is not None:
+                from limner.world.prompts import view_from_prompt
+
+                try:
+                    view_from_prompt(prompt, person.sitter, 0)
+                except PromptError as e:
+                    raise PromptError(f"There is no real picture to compare with: {e.message}", e.hint) from e
+
+
+class Peak:
+    """Peak memory since it was made, in MB: of the accelerator if there is one, else of this process."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self.cuda = torch.cuda.is_available()
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+            return
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak so far
+
+    def __call__(self) -> float:
+        """The peak so far."""
+        import torch
+
+        if self.cuda:
+            return torch.cuda.max_memory_allocated() / 1e6
+        try:
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / 1e6
+        except (OSError, StopIteration):
+            import resource
+            import sys
+
+            unit = 1 if sys.platform == "darwin" else 1024
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _wait() -> None:
+    """Until the accelerator has done what it was told."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
