@@ -10,6 +10,7 @@ import typer
 from limner.cli.clean import clean
 from limner.cli.names import names
 from limner.cli.output import note, print_json
+from limner.cli.self_augment import edits, faces
 
 
 def register(app: typer.Typer) -> None:
@@ -17,6 +18,8 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Pictures and features that trainings read.", no_args_is_help=True)
     group.command("cache")(cache)
     group.command("names")(names)
+    group.command("faces")(faces)
+    group.command("edits")(edits)
     group.command("clean")(clean)
 
     @group.callback()

@@ -12,9 +12,12 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from limner.data.self_augment import EDITS
+from limner.data.shards import Samples, ShardIndex, build_shards, lines, read_manifest
 from limner.errors import ConfigError, CorruptData, OutputConflict
 from limner.types import write_atomic
 
@@ -97,20 +100,66 @@ def clean(folder: str | Path, share: float = 0.25, force: bool = False) -> dict[
     kept = [row for row in rows if row.get("reference") and row["identity"] in people]
     kept += [{**v.row, "reference": False} for v in verdicts if v.kept]
     rejected = [{**v.row, "why": v.why, "place": v.place, "of": v.of} for v in verdicts if not v.kept]
-    text = _lines(kept)
+    text = lines(kept).decode()
     path = folder / KEPT
     if path.exists() and path.read_text(encoding="utf-8") != text and not force:
         raise OutputConflict(f"{path} is there and says something else.", "Replace it with --force.")
-    write_atomic(folder / REJECTED, _lines(rejected).encode())
+    write_atomic(folder / REJECTED, lines(rejected))
     write_atomic(path, text.encode())
-    reasons = {why: sum(r["why"] == why for r in rejected) for why in ("no face", "rank")}
+    return _counts(verdicts, people)
+
+
+def clean_shards(folder: str | Path, out: str | Path, share: float = 0.25) -> dict[str, Any]:
+    """Cleans a build of edits (`limner data edits`) into shards of kind `self-augmented`, and rejected.jsonl.
+
+    What is kept keeps its bytes. The same build always makes the same shards; interrupted, the same call goes on.
+
+    Returns:
+        Counts, as `clean`.
+
+    Raises:
+        ConfigError: share out of range.
+        CorruptData: `folder` is no finished build of edits.
+        OutputConflict, StorageError: see `limner.data.shards.build_shards`.
+    """
+    candidates = read_manifest(folder, EDITS)
+    rows = [{**row, "file_name": f"{row['key']}.png"} for row in ShardIndex(folder).rows()]
+    verdicts = judge([row for row in rows if not row["reference"]], share)
+    chosen = {v.row["key"] for v in verdicts if v.kept}
+    people = {v.row["identity"] for v in verdicts if v.kept}
+    units: dict[str, list[str]] = {}
+    for row in rows:
+        if row["key"] in chosen or (row["reference"] and row["identity"] in people):
+            units.setdefault(row["identity"], []).append(row["key"])
+    config = {"share": share, "edits": {k: candidates[k] for k in ("config", "shards")}}
+    build_shards(out, "self-augmented", config, list(units.values()), partial(_Picker, folder), per_shard=64)
+    rejected = [{**v.row, "why": v.why, "place": v.place, "of": v.of} for v in verdicts if not v.kept]
+    write_atomic(Path(out) / REJECTED, lines(rejected))
+    return _counts(verdicts, people)
+
+
+class _Picker:
+    """Keys → their samples as they are."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self._index = ShardIndex(folder)
+
+    def __call__(self, keys: list[str]) -> Samples:
+        return [(key, self._index.files(key)) for key in keys]
+
+
+def _counts(verdicts: Sequence[Verdict], people: set[Any]) -> dict[str, Any]:
+    rejected = [v.why for v in verdicts if not v.kept]
     prompts = {v.row["prompt"]: 0 for v in verdicts}
     for v in verdicts:
         prompts[v.row["prompt"]] += v.kept
     return {
-        "candidates": len(verdicts), "kept": len(verdicts) - len(rejected), "rejected": reasons, "people": len(people),
+        "candidates": len(verdicts),
+        "kept": len(verdicts) - len(rejected),
+        "rejected": {why: rejected.count(why) for why in ("no face", "rank")},
+        "people": len(people),
         "prompts": prompts,
-    }  # fmt: skip
+    }
 
 
 def _ranks(scores: Sequence[float]) -> list[float]:
@@ -158,7 +207,3 @@ def _fault(row: Any) -> str:
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
             return f"{name} is {value!r}; a number is expected"
     return ""
-
-
-def _lines(rows: Sequence[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -37,6 +37,13 @@ class Said(NamedTuple):
     pooled: Tensor | None
 
 
+def zero_empty(said: Said, prompts: Sequence[str]) -> Said:
+    """What was said, with zeros where the prompt is empty."""
+    kept = torch.tensor([bool(p.strip()) for p in prompts], device=said.tokens.device)
+    pooled = None if said.pooled is None else said.pooled * kept[:, None]
+    return Said(said.tokens * kept[:, None, None], pooled)
+
+
 class WordTowers(nn.Module):
     """One or more frozen text towers and their tokenizers.
 
@@ -54,6 +61,16 @@ class WordTowers(nn.Module):
         self.penultimate = penultimate
         for tokenizer in self.tokenizers:
             neutral_id(tokenizer)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; diffusers asks every part of a pipeline."""
+        return self.embeddings[0].weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the weights."""
+        return self.embeddings[0].weight.device
 
     @property
     def embeddings(self) -> list[nn.Embedding]:

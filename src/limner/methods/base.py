@@ -118,7 +118,7 @@ def each_once(prompts: Sequence[str], encode: Callable[[list[str]], T]) -> T:
     import torch
 
     distinct = list(dict.fromkeys(prompts))
-    made = encode(distinct)
+    made: Any = encode(distinct)
     rows = torch.tensor([distinct.index(p) for p in prompts])
     return type(made)(*(v if v is None else v[rows.to(v.device)] for v in made))
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from limner.encoders.dreamidentity import FaceWordsEncoder
 from limner.encoders.pseudo_words import PLACEHOLDER, check_placeholder
-from limner.encoders.word_towers import Said
+from limner.encoders.word_towers import zero_empty
 from limner.errors import ConfigError, WeightsMismatch
 from limner.methods.base import EncoderMethod, demand_prompts, demand_strength, each_once
 from limner.types import Conditioning, Identity
@@ -67,9 +66,7 @@ class DreamIdentity(EncoderMethod):
         given = each_once(positive, lambda said: self.encoder.encode(said, people, strength=strength, demanded=named))
         without = each_once(negative, lambda said: self.encoder.encode(said, people, strength=strength))
         if self.zero_empty:
-            kept = torch.tensor([bool(p.strip()) for p in negative], device=without.tokens.device)
-            pooled = None if without.pooled is None else without.pooled * kept[:, None]
-            without = Said(without.tokens * kept[:, None, None], pooled)
+            without = zero_empty(without, negative)
         return Conditioning(
             prompt_embeds=given.tokens,
             pooled=given.pooled,

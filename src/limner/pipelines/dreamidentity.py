@@ -17,20 +17,18 @@ from torch import nn
 from limner.encoders.autoencoder import PatchAutoencoder
 from limner.encoders.dreamidentity import FaceWordsEncoder
 from limner.encoders.m2id import M2IDEncoder
-from limner.encoders.pseudo_words import plain_text
 from limner.encoders.word_towers import WordTowers
-from limner.errors import CorruptData, WeightsMismatch, WeightsUnavailable
+from limner.errors import CorruptData, WeightsUnavailable
 from limner.faces import FaceEmbedder
 from limner.methods.dreamidentity import DreamIdentity
-from limner.pipelines.portrait import PortraitPipeline
 from limner.pipelines.recogniser import OwnRecogniser
-from limner.types import Conditioning
+from limner.pipelines.words import WordsPipeline
 
 STEPS, GUIDANCE = 30, 7.5
 """The paper's: DDIM, 30 steps, guidance 7.5."""
 
 
-class DreamIdentityPipeline(PortraitPipeline):
+class DreamIdentityPipeline(WordsPipeline):
     """Face + prompt with `S*` → portrait, by DreamIdentity.
 
     Args:
@@ -66,17 +64,11 @@ class DreamIdentityPipeline(PortraitPipeline):
                 "world": world, "force_zeros_for_empty_prompt": force_zeros_for_empty_prompt,
             },
         )  # fmt: skip
-        reads = self.unet.config.cross_attention_dim
-        if reads != encoder.towers.width:
-            raise WeightsMismatch(
-                f"The UNet reads embeddings of {reads} channels; the text towers give {encoder.towers.width}.",
-                "Take the text towers of the same base.",
-            )
+        self._demand_width()
 
     @property
-    def tokenizer(self) -> Any:
-        """Of the prompts; it belongs to the encoder."""
-        return self.encoder.tokenizer
+    def towers(self) -> WordTowers:
+        return self.encoder.towers
 
     @property
     def method(self) -> DreamIdentity:
@@ -87,25 +79,6 @@ class DreamIdentityPipeline(PortraitPipeline):
     def embedder(self) -> FaceEmbedder:
         """The encoder's backbone as a recogniser."""
         return OwnRecogniser(self.method, self.encoder.m2id.config.backbone.output, self.config.same_person)
-
-    def plain_prompt(self, prompt: str) -> str:
-        """The prompt without its placeholders: the words that the tokenizer has to know."""
-        return plain_text(prompt)
-
-    def condition(self, *args: Any, **kwargs: Any) -> Conditioning:
-        """See `PortraitPipeline.condition`. For bases without pooled conditioning (SD 2.1) the pooled embeddings have
-        no channels: SDXL's sampling code wants a tensor, and such a UNet does not read it."""
-        made = super().condition(*args, **kwargs)
-        if made.pooled is not None:
-            return made
-        none = made.prompt_embeds.new_zeros(len(made.prompt_embeds), 0)
-        return Conditioning(made.prompt_embeds, none, made.negative_prompt_embeds, none)
-
-    def _get_add_time_ids(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """SDXL's size conditioning; zeros, which nobody reads, for a UNet without it."""
-        if self.unet.config.addition_embed_type is None:
-            return torch.zeros(1, 6)
-        return super()._get_add_time_ids(*args, **kwargs)
 
 
 def assemble(

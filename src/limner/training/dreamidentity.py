@@ -220,7 +220,7 @@ class DreamIdentityTask(Task[DreamIdentitySettings]):
         pictures = list(to_images(batch["face"]))
         method = self.pipeline.method
         people = [
-            Identity(self.pipeline.encoder.enroll(face[None]), method.name, method.version, method.model)
+            Identity({**method.encoder.enroll(face[None]), **method.nulls()}, method.name, method.version, method.model)
             for face in self._faces(batch)
         ]
         for prompt in SHEET_PROMPTS:
