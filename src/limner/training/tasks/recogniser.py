@@ -45,6 +45,10 @@ from limner.training.task import Losses, Report, Task, channels_last
 from limner.training.towers import load_image_tower
 
 
+CENTRE_LENGTH = 0.05
+"""Of a centre in the beginning."""
+
+
 @dataclass(frozen=True)
 class RecogniserSettings(Config):
     """Settings of the task.
@@ -263,7 +267,9 @@ class ArcFace(nn.Module):
     def __init__(self, face: FaceViT | ConvFace, persons: int, scale: float) -> None:
         super().__init__()
         self.face, self.scale = face, scale
-        self.centres = nn.Parameter(F.normalize(torch.randn(persons, face.config.output), dim=1))
+        # Only their direction counts. Short ones turn quicker: a centre meets its own person once in many steps, and
+        # Adam moves every value by about the same, so that at unit length it would take a dozen meetings to get there.
+        self.centres = nn.Parameter(CENTRE_LENGTH * F.normalize(torch.randn(persons, face.config.output), dim=1))
         self.seen: torch.Tensor
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
 
