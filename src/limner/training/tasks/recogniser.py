@@ -44,7 +44,6 @@ from limner.training.sheets import contact_sheet
 from limner.training.task import Losses, Report, Task, channels_last
 from limner.training.towers import load_image_tower
 
-
 CENTRE_LENGTH = 0.05
 """Of a centre in the beginning."""
 
