@@ -14,12 +14,26 @@ def register(app: typer.Typer) -> None:
     """Adds the group to the root."""
     group = typer.Typer(help="Published checkpoints, checked and converted to safetensors.", no_args_is_help=True)
 
-    @group.callback()
-    def import_() -> None:
-        pass
-
     group.command("faceclip")(faceclip)
+    group.command("clip")(clip)
     app.add_typer(group, name="import")
+
+
+def clip(
+    source: Annotated[str, typer.Argument(help="Folder, or repository on the hub: facebook/metaclip-l14-fullcc2.5b.")],
+    out: Annotated[Path, typer.Option(help="New folder, as in weights/clip-l.")],
+    merges: Annotated[Path | None, typer.Option(help="CLIP's merges.txt; by default the source's own.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A summary for programs.")] = False,
+) -> None:
+    """Converts a published CLIP to the text and picture towers that `limner train` aligns FaceCLIP with."""
+    from limner.encoders.importing_clip import import_clip
+
+    found = import_clip(source, out, merges)
+    if as_json:
+        print_json(found)
+    else:
+        sizes = ", ".join(f"{part} tower {found[part]['values']:,} values" for part in ("text", "image"))
+        typer.echo(f"{out}: {sizes}.")
 
 
 def faceclip(

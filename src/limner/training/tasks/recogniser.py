@@ -246,8 +246,9 @@ def start_from_clip(face: FaceViT, clip: Path) -> None:
     embeddings, size = tower.vision_model.embeddings, config.patch_size
     kernel = embeddings.patch_embedding.weight.float()
     kernel = F.interpolate(kernel, (size, size), mode="area") * (theirs.patch_size / size) ** 2
-    face.patch_embed.proj.weight.copy_(2 * kernel)
-    face.patch_embed.proj.bias.copy_(-kernel.sum((1, 2, 3)))
+    patches: Any = face.patch_embed.proj
+    patches.weight.copy_(2 * kernel)
+    patches.bias.copy_(-kernel.sum((1, 2, 3)))
     face.pos_embed.copy_(embeddings.position_embedding.weight[None, 1:])
     for block, layer in zip(face.blocks, tower.vision_model.encoder.layers, strict=True):
         own: Any = block
