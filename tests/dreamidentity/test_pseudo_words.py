@@ -237,3 +237,53 @@ def _sdxl_embeddings(model: WordTowers, prompt: str) -> tuple[Tensor, Tensor]:
     )  # fmt: skip
     embeds, _, pooled, _ = pipe.encode_prompt(prompt, device="cpu", do_classifier_free_guidance=False)
     return embeds, pooled
+
+
+def test_truncation_cuts_no_word_in_half() -> None:
+    tokenizer = clip_tokenizer()
+    for before in range(8):
+        prompt = "hat " * before + "xylo's blue-ish hat"  # spelt letter by letter
+        with warnings.catch_warnings(record=True):
+            warnings.simplefilter("always")
+            layout = lay_out(tokenizer, [prompt], CONTEXT, {})
+        ids = layout.ids[0].tolist()
+        said = tokenizer.decode(ids[1 : ids.index(tokenizer.eos_token_id)]).replace(" ", "")
+        ends = ("", "xylo's", "xylo'sblue-ish", "xylo'sblue-ishhat")
+        assert said in ["hat" * before + end for end in ends]
+    endless = lay_out(tokenizer, ["x" * 40], CONTEXT, {}, quiet=True)  # no word at all: it is cut where it must be
+    assert endless.ids[0].tolist().index(tokenizer.eos_token_id) == CONTEXT - 1
+
+
+def test_weights_stand_beside_their_tokens(tokenizer: Any) -> None:
+    layout = lay_out(tokenizer, ["a (S*:1.5) as (wizard, in a hat:0.5) of", "a hat (in a hat)"], CONTEXT, {"S*": 2})
+    plain = lay_out(tokenizer, ["a S* as wizard, in a hat of", "a hat (in a hat)"], CONTEXT, {"S*": 2})
+    assert torch.equal(layout.ids, plain.ids)
+    assert torch.equal(layout.places["S*"], plain.places["S*"])
+    assert plain.weights is None
+    assert layout.weights is not None
+    assert layout.weights[0].tolist() == [1, 1, 1.5, 1.5, 1, *[0.5] * 5, *[1] * (CONTEXT - 10)]
+    assert bool((layout.weights[1] == 1).all())
+    assert lay_out(tokenizer, ["(S*:1.0) (hat: 1)"], CONTEXT, {"S*": 1}).weights is None
+    assert plain_text("(S*:1.2) in a (hat:0.8)").split() == ["in", "a", "hat"]
+
+
+@pytest.mark.parametrize("prompt", ["(hat:-1)", "(hat:3.5)", "(S*:9)"])
+def test_weights_out_of_range(tokenizer: Any, prompt: str) -> None:
+    with pytest.raises(PromptError, match="allowed: 0 to 3"):
+        lay_out(tokenizer, [prompt], CONTEXT, {"S*": 1})
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_weight_scales_what_a_token_says(base: str) -> None:
+    model, words = towers(base), {"S*": person(base)}
+
+    def say(prompt: str) -> Tensor:
+        with torch.no_grad():
+            return model(model.lay_out([prompt], {"S*": 2}), words).tokens[0]
+
+    plain, empty = say("S* in a hat"), say("")
+    weighted = say("(S*:1.5) in a (hat:0)")
+    assert torch.allclose(weighted[1:3] - empty[1:3], 1.5 * (plain[1:3] - empty[1:3]), atol=1e-4)
+    assert torch.equal(weighted[3:5], plain[3:5])
+    assert torch.allclose(weighted[5], empty[5], atol=1e-5)
+    assert torch.equal(say("(S*:1) in a hat"), plain)

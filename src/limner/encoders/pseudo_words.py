@@ -26,6 +26,10 @@ NEUTRAL = "person"
 _LOOKS_LIKE_ONE = re.compile(r"(?<![\w*])[^\W\d_]\w*\*(?![\w*])|<[^\W\d]\w*>")
 
 
+_WEIGHTED = re.compile(r"\(([^()]*?):\s*([-+]?\d*\.?\d+)\s*\)")
+MAX_WEIGHT = 3.0
+
+
 class Slot(NamedTuple):
     """One token of a prompt that belongs to a pseudo-word: number `word` of the k that `placeholder` stands for."""
 
@@ -40,10 +44,12 @@ class Layout:
     Attributes:
         ids: (B, T) int64: begin, prompt, end, padding; a pseudo-word's places hold the id of `NEUTRAL`.
         places: placeholder → (M, 3) int64: row, token, index of the word within the k; M is a multiple of k.
+        weights: (B, T) float32, how much each token counts; None where every one counts 1.
     """
 
     ids: Tensor
     places: dict[str, Tensor]
+    weights: Tensor | None = None
 
 
 def check_placeholder(placeholder: str) -> str:
@@ -79,9 +85,28 @@ def split_prompt(prompt: str, placeholders: Collection[str]) -> list[str | Slot]
     return [p for p in found if not isinstance(p, str) or p.strip()]
 
 
+def split_weights(prompt: str) -> list[tuple[str, float]]:
+    """A prompt as stretches of text with their weights: `(S*:1.2)` and `(in a hat:0.8)` count more and less than 1.
+
+    Parentheses without a number are text.
+
+    Raises:
+        PromptError: a weight that is negative or over 3.
+    """
+    found: list[tuple[str, float]] = []
+    start = 0
+    for match in _WEIGHTED.finditer(prompt):
+        weight = float(match.group(2))
+        if not 0 <= weight <= MAX_WEIGHT:
+            raise PromptError(f"{match.group()} has the weight {weight:g}; allowed: 0 to {MAX_WEIGHT:g}.")
+        found += [(prompt[start : match.start()], 1.0), (match.group(1), weight)]
+        start = match.end()
+    return [(text, weight) for text, weight in [*found, (prompt[start:], 1.0)] if text.strip()]
+
+
 def plain_text(prompt: str) -> str:
-    """The prompt without whatever looks like a placeholder: only words that the tokenizer has to know."""
-    return _LOOKS_LIKE_ONE.sub(" ", prompt)
+    """The prompt without weights and whatever looks like a placeholder: only words that the tokenizer has to know."""
+    return _LOOKS_LIKE_ONE.sub(" ", _WEIGHTED.sub(r" \1 ", prompt))
 
 
 def neutral_id(tokenizer: Any) -> int:
@@ -107,8 +132,8 @@ def lay_out(
 ) -> Layout:
     """Prompts as token ids with places for pseudo-words.
 
-    A placeholder may stand anywhere and more than once. What does not fit is cut off at the end, where a placeholder's
-    k words stay or go together.
+    A placeholder may stand anywhere and more than once, and parts may have weights (`split_weights`). What does not fit
+    is cut off at the end, where a placeholder's k words stay or go together, as do the tokens of an ordinary word.
 
     Args:
         tokenizer: of the text tower.
@@ -131,9 +156,14 @@ def lay_out(
             raise PromptError(f"{placeholder} stands for {count} words; a prompt has room for {room}.")
     pad = tokenizer.pad_token_id or 0
     ids = torch.full((len(prompts), context), pad, dtype=torch.long)
+    weights = torch.ones(ids.shape)
     places: dict[str, list[tuple[int, int, int]]] = {p: [] for p in words}
     for row, prompt in enumerate(prompts):
-        units = _units(tokenizer, split_prompt(prompt, words), words)
+        units: list[Unit] = []
+        counts: list[float] = []
+        for text, weight in split_weights(prompt):
+            units += _units(tokenizer, split_prompt(text, words), words, room)
+            counts += [weight] * (sum(map(len, units)) - len(counts))
         named = {u[0].placeholder for u in units if isinstance(u[0], Slot)}
         if demanded and not named:
             raise PromptError(
@@ -152,25 +182,36 @@ def lay_out(
             warnings.warn(message + repr(_said(tokenizer, cut)), PromptTruncated, stacklevel=3)
         tokens = [filler if isinstance(u, Slot) else u for u in kept]
         ids[row, : len(tokens) + 2] = torch.tensor([tokenizer.bos_token_id, *tokens, tokenizer.eos_token_id])
+        weights[row, 1 : len(tokens) + 1] = torch.tensor(counts[: len(tokens)])
         for place, unit in enumerate(kept, 1):
             if isinstance(unit, Slot):
                 places[unit.placeholder].append((row, place, unit.word))
-    return Layout(ids, {p: torch.tensor(at, dtype=torch.long).view(-1, 3) for p, at in places.items()})
+    found = {p: torch.tensor(at, dtype=torch.long).view(-1, 3) for p, at in places.items()}
+    return Layout(ids, found, None if bool((weights == 1).all()) else weights)
 
 
 Unit = list[int | Slot]
 """Tokens that stay or go together."""
 
 
-def _units(tokenizer: Any, pieces: Sequence[str | Slot], words: Mapping[str, int]) -> list[Unit]:
+def _units(tokenizer: Any, pieces: Sequence[str | Slot], words: Mapping[str, int], room: int) -> list[Unit]:
     units: list[Unit] = []
     for piece in pieces:
         if isinstance(piece, Slot):
             units.append([Slot(piece.placeholder, i) for i in range(words[piece.placeholder])])
         else:
-            ids = tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
-            units += [[token] for token in ids]
+            found = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            for token, (start, stop) in zip(found["input_ids"], found["offset_mapping"], strict=True):
+                inside = 0 < start < stop and _JOINED.fullmatch(piece[start - 1 : start + 1])
+                if inside and units and len(units[-1]) < room and not isinstance(units[-1][0], Slot):
+                    units[-1].append(token)
+                else:
+                    units.append([token])
     return units
+
+
+_JOINED = re.compile(r"[\w'’-]{2}")
+"""Two letters between which no word ends."""
 
 
 def _fit(units: Sequence[Unit], room: int) -> tuple[Unit, Unit]:

@@ -139,7 +139,8 @@ class WordTowers(nn.Module):
             self._say(tower, table, layout, {p: words[i] for p, words in people.items()})
             for i, (tower, table, layout) in enumerate(zip(self._towers, self.embeddings, layouts, strict=True))
         ]
-        return Said(torch.cat([s.tokens for s in said], -1), said[-1].pooled)
+        tokens = [self._weighted(i, s.tokens, layout) for i, (s, layout) in enumerate(zip(said, layouts, strict=True))]
+        return Said(torch.cat(tokens, -1), said[-1].pooled)
 
     # --- files ----------------------------------------------------------------------------------------------------
 
@@ -212,6 +213,14 @@ class WordTowers(nn.Module):
             said = tower(ids, output_hidden_states=self.penultimate)
         tokens = said.hidden_states[-2] if self.penultimate else said.last_hidden_state
         return Said(tokens, getattr(said, "text_embeds", None))
+
+    def _weighted(self, number: int, tokens: Tensor, layout: Layout) -> Tensor:
+        """Each token moved by its weight on the line from what the tower says there of an empty prompt."""
+        if layout.weights is None:
+            return tokens
+        empty = lay_out(self.tokenizers[number], [""], self.context, {})
+        nothing = self._say(self._towers[number], self.embeddings[number], empty, {}).tokens.to(tokens)
+        return torch.lerp(nothing.expand_as(tokens), tokens, layout.weights.to(tokens)[..., None])
 
 
 @contextmanager

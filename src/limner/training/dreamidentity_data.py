@@ -26,11 +26,16 @@ class PromptTable:
 
     Args:
         layouts: of all prompts, one per tower.
+
+    Raises:
+        ConfigError: prompts with weights, which trainings do not know.
     """
 
     def __init__(self, layouts: Sequence[Layout]) -> None:
         self.arrays: dict[str, np.ndarray] = {}
         for i, layout in enumerate(layouts):
+            if layout.weights is not None:
+                raise ConfigError("A prompt of the training set has weights, as in (S*:1.2).", "Leave them out.")
             slots = torch.full_like(layout.ids, -1)
             rows, places, words = layout.places[PLACEHOLDER].unbind(1)
             slots[rows, places] = words
