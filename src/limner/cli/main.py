@@ -20,6 +20,7 @@ GROUPS = (
     "limner.cli.faces",
     "limner.cli.world",
     "limner.cli.train",
+    "limner.cli.evaluate",
     "limner.cli.data",
     "limner.cli.import_",
     "limner.cli.inspect",

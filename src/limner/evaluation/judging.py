@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,7 +87,7 @@ def shots_of(store: Store, job: Job, people: Sequence[Person]) -> list[Shot]:
         facts = store.facts(cell)
         if facts is None:
             continue
-        for k in range(int(facts["wanted"])):
+        for k in range(min(int(facts["wanted"]), job.pictures)):
             path = store.picture(cell, k) if k < int(facts["pictures"]) else None
             shots.append(Shot(cell.person, cell.prompt, path))
     return shots
@@ -240,12 +241,10 @@ def _digest(judges: Judges, shots: Sequence[Shot], digests: Sequence[str], promp
 
 def _packed(verdicts: Verdicts, key: str) -> bytes:
     data = io.BytesIO()
-    arrays = {k: getattr(verdicts, k) for k in ("persons", "prompts", "painted", "found", "clip", "text", "numbers")}
-    faces = {f"face/{k}": v for k, v in verdicts.faces.items()}
-    np.savez(
-        data, key=np.array(key), words=np.array(json.dumps(verdicts.words)), features=verdicts.features,
-        **arrays, **faces,
-    )  # fmt: skip
+    names = ("persons", "prompts", "painted", "found", "clip", "text", "numbers", "features")
+    arrays: dict[str, Any] = {k: getattr(verdicts, k) for k in names}
+    arrays |= {f"face/{k}": v for k, v in verdicts.faces.items()}
+    np.savez(data, key=np.array(key), words=np.array(json.dumps(verdicts.words)), **arrays)
     return data.getvalue()
 
 

@@ -1,12 +1,13 @@
 """The metrics: for every one its definition, its source, and what it is computed from.
 
-Every metric is first one number for each person (the mean over their pictures), then a mean over people: people are what
-a benchmark samples. A face that is not found, and a picture that a method failed to make, count as 0; nothing is dropped.
+Every metric is first one number for each person (the mean over their pictures), then a mean over people: people are
+what a benchmark samples. A face that is not found, and a picture that a method failed to make, count as 0; nothing is
+dropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,7 +79,7 @@ METRICS = (
     Metric("failures", "no face", "lower", "Share of pictures without a face, or not made at all.", "this project"),
     Metric(
         "diversity", "diversity", "",
-        "1 - cosine of the feature network's vectors of two pictures of one person for one prompt, over all such pairs.",
+        "1 - cosine of the feature network's vectors of two pictures of one person for one prompt, over all pairs.",
         "as pairwise LPIPS in multimodal synthesis (arXiv 1711.11586, Section 4), with another network",
     ),
     Metric(
@@ -99,7 +100,8 @@ METRICS = (
         "arXiv 1801.01401",
     ),
     Metric(
-        "fid", "FID", "lower", "Fréchet distance of the same features, taken as Gaussian.", "arXiv 1706.08500, Equation 6"
+        "fid", "FID", "lower", "Fréchet distance of the same features, taken as Gaussian.",
+        "arXiv 1706.08500, Equation 6",
     ),
     Metric(
         "encoding_seconds", "encoding time (s)", "lower",
@@ -184,7 +186,7 @@ def per_picture(verdicts: Verdicts, ground: Ground) -> dict[str, np.ndarray]:
         out[f"face_similarity/{name}"] = np.where(verdicts.found, mine, 0.0)
         out[f"top1/{name}"] = (verdicts.found & (mine > cosines.max(1))).astype(float)
     out["text_alignment"] = verdicts.text.astype(float)
-    if any(verdicts.words):
+    if ground.numbers:  # there is a reader
         out["attributes"] = _attributes(verdicts, ground)
     out["failures"] = 1.0 - verdicts.found
     return out

@@ -105,7 +105,7 @@ def paint_all(
         todo = []
         for job in (j for j in jobs if j.method == name):
             for place, person in enumerate(sets[job.people][: job.count]):
-                cells = [c for _, c in cells_of(replace(job, count=1), [person]) if store.facts(c) is None]
+                cells = [c for _, c in cells_of(replace(job, count=1), [person]) if not _done(store, c, job)]
                 if cells and place % part[1] != part[0] - 1:
                     missing += len(cells)
                 elif cells:
@@ -117,6 +117,11 @@ def paint_all(
             for job, person, cells in todo:
                 _paint(benchmark, store, painter, job, person, cells, advance)
     return missing
+
+
+def _done(store: Store, cell: Cell, job: Job) -> bool:
+    facts = store.facts(cell)
+    return facts is not None and int(facts["wanted"]) >= job.pictures
 
 
 def _paint(

@@ -120,7 +120,7 @@ class Judges:
     @property
     def abouts(self) -> list[About]:
         """What is to be said of them."""
-        return [s.about for s in (*self.recognisers, self.clip, *([self.reader] if self.reader else []))]
+        return [r.about for r in self.recognisers] + [self.clip.about] + ([self.reader.about] if self.reader else [])
 
 
 def load_judges(spec: ScorerSpec, device: torch.device, accept_license: bool = False) -> Judges:

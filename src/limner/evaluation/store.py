@@ -65,20 +65,21 @@ class Store:
                     raise OutputConflict(
                         f"{self.out} holds a benchmark with other {name}.", "Choose another folder with --out."
                     )
-            before = {m.name: m for m in old.methods}
-            for method in benchmark.methods:
-                if before.get(method.name, method) != method:
-                    raise OutputConflict(
-                        f"{self.out} holds pictures of another method called {method.name!r}.",
-                        "Give it another name, or choose another folder with --out.",
-                    )
         elif self.out.exists() and any(self.out.iterdir()):
             raise OutputConflict(
                 f"{self.out} is not empty and holds no benchmark.", "Choose another folder with --out."
             )
         make_folder(self.out)
+        known = _read(self.out / "methods.json") or {}
+        for method in benchmark.methods:
+            if known.setdefault(method.name, method.to_dict()) != method.to_dict():
+                raise OutputConflict(
+                    f"{self.out} holds pictures of another method called {method.name!r}.",
+                    "Give it another name, or choose another folder with --out.",
+                )
         import yaml
 
+        write_atomic(self.out / "methods.json", json.dumps(known).encode())
         write_atomic(path, yaml.safe_dump(benchmark.to_dict(), sort_keys=False).encode())
 
     def facts(self, cell: Cell) -> dict[str, Any] | None:

@@ -1,0 +1,355 @@
+"""The ruler measures what it says: known extremes get known scores, and nothing that should not matter does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from truth_judges import truth_judges
+
+from limner.errors import ConfigError, CorruptData, OutputConflict, PromptError
+from limner.evaluation import run as running
+from limner.evaluation.judging import Verdicts, judge, manifest_shots
+from limner.evaluation.metrics import Ground, compare, estimates, per_picture, shuffled, strangers
+from limner.evaluation.painting import paint_all
+from limner.evaluation.people import gather
+from limner.evaluation.plots import pareto, write_plots
+from limner.evaluation.recipe import Benchmark, read_benchmark
+from limner.evaluation.scorers import Judges
+from limner.evaluation.statistics import Bootstrap, fid, kid, mean
+from limner.evaluation.store import MAIN, Cell, Store, encode_png
+from limner.evaluation.tables import markdown
+from limner.training.progress import silent
+
+PROMPTS = ["S* as a wizard, in a forest", "a watercolor of S* on a beach", "S* as a chef, in a kitchen"]
+
+
+def benchmark_of(**changes: Any) -> Benchmark:
+    values = {
+        "name": "ruler",
+        "people": {"count": 6, "gallery": 8, "size": 64},
+        "prompts": PROMPTS,
+        "pictures": 2,
+        "scorers": {"recognisers": ["unused"], "clip": "unused"},
+        "draws": 200,
+    }
+    return Benchmark.from_dict({**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def benchmark_() -> Benchmark:
+    return benchmark_of()
+
+
+@pytest.fixture(scope="module")
+def judges(benchmark_: Benchmark) -> Judges:
+    return truth_judges(benchmark_)
+
+
+def no_model(model: str, method: str) -> Any:
+    raise AssertionError(f"{model} was loaded")
+
+
+@pytest.fixture(scope="module")
+def noise_folder(benchmark_: Benchmark, judges: Judges, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another system: its pictures are noise, and it failed once."""
+    folder = tmp_path_factory.mktemp("other") / "noise"
+    folder.mkdir()
+    rows = []
+    for p, person in enumerate(gather(benchmark_.people, judges.finder)[: benchmark_.people.count]):
+        for k, prompt in enumerate(PROMPTS):
+            image = np.random.default_rng([p, k]).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            (folder / f"{p}{k}.png").write_bytes(encode_png(image))
+            rows.append({"file_name": f"{p}{k}.png", "person": person.key, "prompt": k if p % 2 else prompt})
+    rows[0]["file_name"] = None  # type: ignore[assignment]
+    (folder / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(
+    benchmark_: Benchmark, judges: Judges, noise_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("ruler") / "out"
+    whole = running.with_images(benchmark_, [noise_folder])
+    outcome = running.evaluate(whole, out, judges, no_model, silent, command="limner evaluate x")
+    assert outcome.report is not None
+    return out, outcome.report
+
+
+def value(report: dict[str, Any], method: str, metric: str) -> float:
+    return float(report["methods"][method]["estimates"][metric]["value"])
+
+
+def test_known_extremes_get_known_scores(finished: tuple[Path, dict[str, Any]]) -> None:
+    _, report = finished
+    assert value(report, "real", "identity/knower") == pytest.approx(1)
+    assert value(report, "stranger", "identity/knower") == pytest.approx(0)
+    assert value(report, "copy", "face_similarity/knower") == pytest.approx(1, abs=1e-6)
+    assert value(report, "copy", "identity/knower") > 1.05
+    assert value(report, "real", "top1/knower") > 0.9
+    assert value(report, "stranger", "top1/knower") == 0
+    assert value(report, "real", "attributes") == 1
+    assert value(report, "copy", "attributes_relative") < 0.6
+    assert value(report, "copy", "text_alignment") < value(report, "real", "text_alignment") - 0.1
+    assert value(report, "stranger", "text_alignment") == pytest.approx(value(report, "real", "text_alignment"))
+    assert value(report, "copy", "pose_copied") == pytest.approx(1, abs=1e-6)
+    assert value(report, "copy", "expression_copied") == pytest.approx(1, abs=1e-6)
+    assert abs(value(report, "real", "pose_copied")) < 0.5
+    assert value(report, "real", "failures") == 0
+    assert value(report, "real", "diversity") > 0
+
+
+def test_noise_and_failures_count_as_zero(finished: tuple[Path, dict[str, Any]]) -> None:
+    _, report = finished
+    noise = report["methods"]["noise"]["estimates"]
+    assert report["methods"]["noise"]["pictures"] == 18
+    assert noise["failures"]["value"] == 1
+    assert noise["face_similarity/knower"]["value"] == 0
+    assert noise["top1/knower"]["value"] == 0
+    assert noise["attributes"]["value"] == 0
+    assert noise["kid"]["value"] > 0.05
+    assert noise["kid"]["low"] > 0
+    assert noise["fid"]["value"] > report["methods"]["copy"]["estimates"]["fid"]["value"]
+
+
+def test_one_face_that_is_not_found_lowers_the_mean_by_its_share(judges: Judges, benchmark_: Benchmark) -> None:
+    verdicts, ground = _verdicts(4), _ground(4)
+    whole = estimates(verdicts, ground, None, None, sets=False)["face_similarity/r"]
+    lost = dataclasses.replace(verdicts, found=np.arange(8) != 0)
+    less = estimates(lost, ground, None, None, sets=False)["face_similarity/r"]
+    assert whole.value == pytest.approx(1)
+    assert less.value == pytest.approx(7 / 8)
+    assert (less.people, less.pictures) == (4, 8)
+
+
+def test_shuffled_prompts_lower_the_text_and_leave_the_person(
+    finished: tuple[Path, dict[str, Any]], benchmark_: Benchmark, judges: Judges
+) -> None:
+    out, _ = finished
+    people = gather(benchmark_.people, judges.finder)
+    ground = running._ground(benchmark_, judges, people)
+    jobs = running.jobs_of(benchmark_)
+    shots = running.shots_of(Store(out), jobs[0], people)
+    real = judge(judges, shots, benchmark_.prompts, out / "verdicts" / MAIN / "real.npz", lambda n: None)
+    wrong = shuffled(real, ground, judges.clip.texts(benchmark_.prompts))
+    told, mixed = (per_picture(v, ground) for v in (real, wrong))
+    assert mixed["text_alignment"].mean() < told["text_alignment"].mean() - 0.15
+    assert mixed["attributes"].mean() < 0.5
+    np.testing.assert_array_equal(mixed["face_similarity/knower"], told["face_similarity/knower"])
+
+
+def test_names_and_order_of_files_change_nothing(
+    finished: tuple[Path, dict[str, Any]], noise_folder: Path, tmp_path: Path, judges: Judges, benchmark_: Benchmark
+) -> None:
+    _, report = finished
+    other = tmp_path / "noise"
+    other.mkdir()
+    rows = [json.loads(line) for line in (noise_folder / "manifest.jsonl").read_text().splitlines()]
+    random.Random(1).shuffle(rows)
+    for k, row in enumerate(rows):
+        if row["file_name"]:
+            (other / f"renamed-{k}.png").write_bytes((noise_folder / row["file_name"]).read_bytes())
+            row["file_name"] = f"renamed-{k}.png"
+    (other / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    whole = running.with_images(benchmark_, [other])
+    again = running.evaluate(whole, tmp_path / "out", judges, no_model, silent, command="limner evaluate x").report
+    assert again is not None
+    without = [{k: v for k, v in r.items() if k not in ("recipe", "recipe_digest", "methods")} for r in (report, again)]
+    assert without[0] == without[1]
+    assert again["methods"]["noise"]["estimates"] == report["methods"]["noise"]["estimates"]
+
+
+def test_a_killed_run_goes_on_to_the_same_report(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, judges: Judges, benchmark_: Benchmark, noise_folder: Path
+) -> None:
+    whole, done = running.with_images(benchmark_, [noise_folder]), [0]
+
+    class Killed(Exception):
+        pass
+
+    @contextmanager
+    def killer(title: str, total: int) -> Iterator[Any]:
+        def advance(n: int) -> None:
+            done[0] += n
+            if done[0] > 17:
+                raise Killed
+
+        yield advance
+
+    with pytest.raises(Killed):
+        running.evaluate(whole, tmp_path / "out", judges, no_model, killer, command="limner evaluate x")
+    begun = len(list((tmp_path / "out" / "pictures").rglob("*.json")))
+    assert 0 < begun < 6 * 3 * 2
+    outcome = running.evaluate(whole, tmp_path / "out", judges, no_model, silent, command="limner evaluate x")
+    assert outcome.report == finished[1]
+
+
+def test_parts_paint_everything_once_and_only_the_last_reports(
+    tmp_path: Path, judges: Judges, benchmark_: Benchmark, finished: tuple[Path, dict[str, Any]]
+) -> None:
+    first = running.evaluate(benchmark_, tmp_path / "out", judges, no_model, silent, part=(1, 2))
+    assert first.report is None
+    assert first.missing == 3 * 3 * 2
+    last = running.evaluate(benchmark_, tmp_path / "out", judges, no_model, silent, part=(2, 2))
+    assert last.report is not None
+    assert last.report["methods"]["real"] == finished[1]["methods"]["real"]
+
+
+def test_another_benchmark_in_the_folder_is_refused(
+    finished: tuple[Path, dict[str, Any]], judges: Judges, tmp_path: Path
+) -> None:
+    with pytest.raises(OutputConflict, match="other prompts"):
+        running.evaluate(benchmark_of(prompts=PROMPTS[:2]), finished[0], judges, no_model, silent)
+    changed = benchmark_of(methods=[{"name": "noise", "model": "faceclip-mini"}])
+    with pytest.raises(OutputConflict, match="another method called 'noise'"):
+        running.evaluate(changed, finished[0], judges, no_model, silent)
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(OutputConflict, match="holds no benchmark"):
+        running.evaluate(benchmark_of(), tmp_path, judges, no_model, silent)
+
+
+def test_the_report_prints_from_its_document_alone(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    out, report = finished
+    document = running.read_report(out / "report.json")
+    assert document == json.loads(json.dumps(report))
+    names = write_plots(document, tmp_path)
+    text = markdown(document, names)
+    assert names == ["methods.png"]
+    assert (out / "sheet-1.png").is_file()
+    for said in ("limner evaluate x", "| real | 6 | 36 | 1.000", "S* as a wizard", "gallery", "arXiv 1801.01401"):
+        assert said in text
+    assert (out / "report.json").read_text().count("/work") == 0
+
+
+def test_tasks_for_another_system_come_back_as_a_manifest(
+    tmp_path: Path, judges: Judges, benchmark_: Benchmark
+) -> None:
+    assert running.write_tasks(benchmark_, judges, tmp_path / "tasks", silent) == 18
+    tasks = [json.loads(line) for line in (tmp_path / "tasks" / "tasks.jsonl").read_text().splitlines()]
+    rows = [{"file_name": t["photos"][0], "person": t["person"], "prompt": t["prompt"]} for t in tasks]
+    (tmp_path / "tasks" / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    people = gather(benchmark_.people, judges.finder)
+    assert len(manifest_shots(tmp_path / "tasks", PROMPTS, people)) == 18
+    rows[3]["person"] = "nobody"
+    (tmp_path / "tasks" / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(CorruptData, match=r"line 4.*nobody"):
+        manifest_shots(tmp_path / "tasks", PROMPTS, people)
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is_painted(judges: Judges, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"S\*"):
+        benchmark_of(prompts=["a wizard"])
+    with pytest.raises(ConfigError, match="built in"):
+        benchmark_of(methods=[{"name": "real", "model": "faceclip-mini"}])
+    with pytest.raises(ConfigError, match="Unknown method 'x'"):
+        running.evaluate(benchmark_of(), tmp_path / "a", judges, no_model, silent, chosen=["x"])
+    impossible = benchmark_of(prompts=["S* in a garden at night"])
+    with pytest.raises(PromptError, match="no real picture"):
+        running.evaluate(impossible, tmp_path / "b", judges, no_model, silent)
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_pairs_see_the_same_people() -> None:
+    one, ground = _verdicts(12), _ground(12)
+    noise = np.random.default_rng(0).normal(0, 0.3, 24)
+    first = dataclasses.replace(one, text=0.5 + noise)
+    second = dataclasses.replace(one, text=0.4 + noise)
+    found = compare(first, second, ground, "text_alignment", None, None)
+    assert found is not None
+    assert found["ahead"] == 1
+    assert found["difference"]["low"] == pytest.approx(0.1)
+    assert found["difference"]["high"] == pytest.approx(0.1)
+    fewer = compare(first.rows(first.persons < "p05"), second, ground, "text_alignment", None, None)
+    assert fewer is not None
+    assert fewer["difference"]["people"] == 5
+
+
+def test_intervals_hold_what_they_promise() -> None:
+    random_ = np.random.default_rng(0)
+    hits = 0
+    for trial in range(200):
+        estimate = Bootstrap(40, 300, trial).estimate(mean(random_.normal(0, 1, 40)), 40)
+        assert estimate.low is not None
+        assert estimate.high is not None
+        hits += estimate.low <= 0 <= estimate.high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_distances_are_zero_for_one_distribution_and_grow() -> None:
+    random_ = np.random.default_rng(0)
+    one, same, other = random_.normal(size=(300, 6)), random_.normal(size=(300, 6)), random_.normal(0.7, 1, (300, 6))
+    people = np.arange(300) % 20
+    boot = Bootstrap(20, 200, 0)
+    near, far = (boot.estimate(kid(x, people, one, people), 300) for x in (same, other))
+    assert near.low is not None
+    assert near.low < 0.05
+    assert abs(near.value) < 0.1 < far.value
+    assert far.low is not None
+    assert far.low > 0.1
+    # by definition: two Gaussians of equal covariance are as far apart as their means, squared
+    assert fid(one + 0.7, one) == pytest.approx(6 * 0.7**2)
+    assert fid(one, one) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_floor_never_gives_anybody_their_own_pictures() -> None:
+    real = _verdicts(5)
+    moved = strangers(real, [f"p{k:02d}" for k in range(5)])
+    assert sorted(moved.persons) == sorted(real.persons)
+    assert not (moved.persons == real.persons).any()
+
+
+def test_a_pareto_front_has_no_point_below_another() -> None:
+    assert pareto([(0, 1), (1, 0), (0.5, 0.5), (0.4, 0.4), (0.5, 0.5)]) == [(0, 1), (0.5, 0.5), (1, 0)]
+
+
+def test_a_shared_recipe_reads(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    for name in ("benchmark-mini", "smoke-benchmark"):
+        found = read_benchmark(root / "recipes" / f"{name}.yaml")
+        assert found.name == name
+        assert {*found.table1, *found.faceclip} <= {m.name for m in found.methods}
+
+
+def test_a_cell_is_there_whole_or_not_at_all(tmp_path: Path, benchmark_: Benchmark, judges: Judges) -> None:
+    store, cell = Store(tmp_path), Cell(MAIN, "m", "p", 0)
+    people = gather(benchmark_.people, judges.finder)[:2]
+    jobs = [j for j in running.jobs_of(benchmark_) if j.method == "real"]
+    sets = {MAIN: people}
+    paint_all(benchmark_, store, sets, jobs, running._painters(benchmark_, no_model), silent)
+    assert store.facts(cell) is None
+    place = store.picture(Cell(MAIN, "real", people[0].key, 0), 0)
+    place.with_name("00.json").unlink()
+    place.write_bytes(b"half a picture")
+    paint_all(benchmark_, store, sets, jobs, running._painters(benchmark_, no_model), silent)
+    assert place.read_bytes()[:4] == b"\x89PNG"
+
+
+def _ground(people: int) -> Ground:
+    vectors = np.eye(people, 16, dtype=np.float32)
+    return Ground(tuple(f"p{k:02d}" for k in range(people)), {"r": vectors}, ("S* in a forest",), draws=200)
+
+
+def _verdicts(people: int) -> Verdicts:
+    """Two perfect pictures of everybody."""
+    own = np.repeat(np.arange(people), 2)
+    n = len(own)
+    return Verdicts(
+        persons=np.array([f"p{k:02d}" for k in own]),
+        prompts=np.zeros(n, int),
+        painted=np.ones(n, bool),
+        found=np.ones(n, bool),
+        faces={"r": np.eye(people, 16, dtype=np.float32)[own]},
+        clip=np.ones((n, 1), np.float32),
+        text=np.ones(n),
+        words=[{} for _ in own],
+        numbers=np.zeros((n, 8)),
+        features=np.ones((n, 1)),
+    )
