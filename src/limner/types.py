@@ -63,6 +63,8 @@ class Face:
         landmarks: (5, 2) float64 in source pixels in the order of `LANDMARKS`, or None for box-only detectors.
         pose, quality: estimates; None where they could not be made.
         source: where the picture came from (a path), for messages only.
+        photo: (H, W, 3) uint8, the whole picture that the face was found in, for methods that edit it; None where it is
+            not at hand.
     """
 
     image: np.ndarray
@@ -73,6 +75,7 @@ class Face:
     pose: Pose | None = None
     quality: Quality | None = None
     source: str = ""
+    photo: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

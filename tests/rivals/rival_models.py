@@ -66,11 +66,12 @@ def learns(task: Any, steps: int = 8, lr: float = 1e-2) -> list[float]:
     """The losses of some steps on one batch with one noise."""
     from limner.training.dice import Dice
 
-    batch = task.source().batch(np.arange(6), 0)
+    rows = min(6, len(task.source()))
+    batch = task.source().batch(np.arange(rows), 0)
     optimizer = torch.optim.AdamW(task.parameter_groups(0.0), lr=lr)
     losses = []
     for _ in range(steps):
-        found = task.loss(task.model.train(), batch, Dice(0, 0, range(6)))
+        found = task.loss(task.model.train(), batch, Dice(0, 0, range(rows)))
         optimizer.zero_grad()
         found.total.backward()
         optimizer.step()

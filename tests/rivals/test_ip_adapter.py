@@ -78,10 +78,11 @@ def test_it_learns_and_the_base_stays_as_it_was(make: Make) -> None:
 
 def test_face_and_text_are_dropped_as_often_as_asked(make: Make) -> None:
     task = make(drop_text=0.2, drop_face=0.3, drop_both=0.1)
-    text, face = task._dropped(Dice(0, 0, range(2000)).uniform())
+    text, face = task.dropped(task.model.train(), Dice(0, 0, range(2000)))
     assert abs(float(text.float().mean()) - 0.3) < 0.04
     assert abs(float(face.float().mean()) - 0.4) < 0.04
     assert abs(float((text & face).float().mean()) - 0.1) < 0.03
+    assert not any(bool(d.any()) for d in task.dropped(task.model.eval(), Dice(0, 0, range(2000))))
 
 
 def test_the_face_is_another_picture_of_the_person(make: Make) -> None:

@@ -27,6 +27,8 @@ METHODS = {
     "dreamidentity": "DreamIdentityPipeline",
     "ip-adapter": "IPAdapterPipeline",
     "elite": "ElitePipeline",
+    "e4t": "E4TPipeline",
+    "instruct-pix2pix": "InstructPix2PixPipeline",
     "textual-inversion": "TextualInversionPipeline",
     "dreambooth": "DreamBoothPipeline",
     "dreambooth-lora": "DreamBoothLoraPipeline",

@@ -1,6 +1,6 @@
 """IP-Adapters of diffusers in a UNet: made new, put in, read out again, taken out for saving (arXiv 2308.06721).
 
-Picture tokens have keys and values of their own in every cross-attention (section 3.2.2, Equation 5). All modules are
+Picture tokens have keys and values of their own in every cross-attention (section 3.2.2). All modules are
 diffusers' own. Adapters are named as the published files name them (`image_proj.…`, `ip_adapter.…`), so that
 `load_ip_adapter` of any diffusers pipeline reads what Limner writes, and Limner reads what others have published.
 """

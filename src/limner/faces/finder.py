@@ -185,4 +185,5 @@ def align_face(image: np.ndarray, detected: DetectedFace, source: str = "") -> F
         pose=pose,
         quality=judge(image, detected, pose),
         source=source,
+        photo=image,
     )

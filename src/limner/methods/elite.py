@@ -15,12 +15,12 @@ from limner.methods.steering import Steering
 from limner.types import Face, Identity
 
 DETAIL = 0.6
-"""lambda at inference (section 4.1: 0.6 where the prompt edits, 0.8 where it does not); 1 in training."""
+"""lambda at inference, below the 1 of training, so that prompts can still edit."""
 
 
 class Elite(Rival):
     """Global mapping (section 3.2): words from several layers of CLIP, of which the first is used. Local mapping
-    (section 3.3, Equation 6): patch tokens with keys and values of their own, weighted by lambda = `DETAIL`·strength.
+    (section 3.3): patch tokens with keys and values of their own, weighted by lambda = `DETAIL`·strength.
 
     Identity: `words.i` (1, width) for tower i; `patch_tokens.0` (N, W), of CLIP's last layer.
     """

@@ -16,7 +16,7 @@ from limner.types import Face, Identity
 
 
 class IPAdapter(Rival):
-    """Decoupled cross-attention, Z = Attention(Q, K, V) + s·Attention(Q, K', V') (Equations 4 and 5); K', V' come from
+    """Decoupled cross-attention, Z = Attention(Q, K, V) + s·Attention(Q, K', V') (section 3.2.2); K', V' come from
     the identity tokens, and the scale s is the strength. The prompt is the base's own: `S*` is read as "person".
 
     Identity: `class_token.0` (D), the recogniser's identity vector.

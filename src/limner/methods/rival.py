@@ -5,20 +5,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from limner.encoders.rivals import RivalEncoder
-from limner.encoders.word_towers import zero_empty
+from limner.encoders.word_towers import WordTowers, zero_empty
 from limner.errors import WeightsMismatch
 from limner.methods.base import EncoderMethod, demand_prompts, demand_strength, each_once
 from limner.methods.steering import SteeredConditioning, Steering
 from limner.types import Face, Identity
 
 PROBE = "probe"
+PROBED = 64
+"""Values of each weight that `probe_unet` takes."""
 
 
 class Rival(EncoderMethod):
@@ -98,6 +100,13 @@ class Rival(EncoderMethod):
         kept = {k: v.detach().float().cpu().contiguous() for k, v in {**tensors, **self.nulls()}.items()}
         facts = {"references": len(faces), **info}
         return Identity(tensors=kept, method=self.name, version=self.version, model=self.model, info=facts)
+
+
+def probe_unet(unet: Any, towers: WordTowers) -> Tensor:
+    """(N,) float32: some weights of a UNet, and the base's word for nobody in particular."""
+    some = [unet.conv_in.weight, unet.conv_out.weight, *towers.neutral_words(1)]
+    parts = [w.detach().flatten()[:PROBED].float().cpu() for w in some]
+    return torch.cat([p / p.norm().clamp(min=1e-6) for p in parts])
 
 
 def pictures(faces: Sequence[Face]) -> Tensor:

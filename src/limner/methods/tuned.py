@@ -7,17 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from limner.encoders.rivals import RivalEncoder
 from limner.methods.base import demand_faces
-from limner.methods.rival import Rival, pictures
+from limner.methods.rival import Rival, pictures, probe_unet
 from limner.methods.tuning import Lesson, Studio, TuningSettings, checkpoint_path, demand_plain, shoot
 from limner.types import Face, Identity
-
-PROBED = 64
-"""Values of each probed weight."""
 
 
 class Tuned(Rival):
@@ -68,11 +64,7 @@ class Tuned(Rival):
         """What is kept of the person in aligned faces (R, 3, 448, 448)."""
 
     def probe(self) -> Tensor:
-        """Some weights of the base's UNet, and its word for nobody in particular."""
-        unet = self.studio.unet
-        some = [unet.conv_in.weight, unet.conv_out.weight, *self.encoder.towers.neutral_words(1)]
-        parts = [w.detach().flatten()[:PROBED].float().cpu() for w in some]
-        return torch.cat([p / p.norm().clamp(min=1e-6) for p in parts])
+        return probe_unet(self.studio.unet, self.encoder.towers)
 
     def neutral(self, count: int) -> list[Tensor]:
         """(count, width) float32 for each tower: "person", `count` times."""

@@ -28,6 +28,8 @@ PIPELINES = {
     "DreamIdentityPipeline": "limner.pipelines.dreamidentity",
     "IPAdapterPipeline": "limner.pipelines.rivals",
     "ElitePipeline": "limner.pipelines.rivals",
+    "E4TPipeline": "limner.pipelines.tuned",
+    "InstructPix2PixPipeline": "limner.pipelines.instruct",
 }
 """Pipeline classes that a folder's `model_index.json` may name → their modules."""
 

@@ -15,6 +15,7 @@ from limner.encoders.rivals import RivalEncoder
 from limner.encoders.word_towers import WordTowers
 from limner.errors import ConfigError
 from limner.methods.dreambooth import DreamBooth, DreamBoothLora
+from limner.methods.e4t import E4T
 from limner.methods.textual_inversion import TextualInversion
 from limner.methods.tuned import Tuned
 from limner.methods.tuning import Report, Studio, TuningSettings, silent
@@ -71,6 +72,12 @@ class DreamBoothLoraPipeline(TunedPipeline):
     """DreamBooth by a LoRA; see `limner.methods.dreambooth`."""
 
     rival = DreamBoothLora
+
+
+class E4TPipeline(TunedPipeline):
+    """E4T; see `limner.methods.e4t`. Its encoder and offsets are trained, so it is no pipeline for any base."""
+
+    rival = E4T
 
 
 TUNED: dict[str, type[TunedPipeline]] = {

@@ -82,30 +82,39 @@ class RivalRows(Source):
 
 
 def rival_features(encoder: RivalEncoder, pictures: Table, kind: str, device: torch.device, report: Report) -> Table:
-    """Column `face` of the aligned face of every picture: the identity vector (D) float32 for the kind `identity`, the
-    patch tokens (N, W) float16 for `patches`; with an encoder of words also `words_i` (1, width) float32, the first
-    word for tower i."""
+    """What the backbone says of the aligned face of every picture: for the kind `identity` column `face`, the identity
+    vector (D) float32; for `patches` `face`, the patch tokens (N, W) float16, and `words_i` (1, width) float32, the
+    first word for tower i; for `scales` `scale_i` float32, the parts of V that the encoder's words are made of."""
     backbone = encoder.backbone.to(device).eval()
     size = backbone.config.image_size
     demand(pictures, landmarks=True)
-    example = see_faces(backbone, torch.zeros(1, 3, size, size, device=device))
-    columns = {"face": Column("f4", tuple(example.class_token.shape[1:]))}
-    if kind == "patches":
-        columns = {"face": Column("f2", tuple(example.patch_tokens.shape[1:]))}
+    words: Any = encoder.words
     module: Any = backbone
-    if encoder.words is not None:
-        words: Any = encoder.words
+    if kind == "identity":
+
+        def compute_faces(faces: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"face": see_faces(backbone, faces).class_token}
+
+    elif kind == "patches":
         module = words.to(device)
-        columns |= {f"words_{i}": Column("f4", (1, width)) for i, width in enumerate(encoder.towers.widths)}
+
+        def compute_faces(faces: torch.Tensor) -> dict[str, torch.Tensor]:
+            said = {f"words_{i}": own[:, :1] for i, own in enumerate(words(faces))}
+            return {"face": see_faces(backbone, faces).patch_tokens, **said}
+
+    else:
+
+        def compute_faces(faces: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {f"scale_{i}": v for i, v in enumerate(words.scales(faces))}
+
+    example = compute_faces(torch.zeros(1, 3, size, size, device=device))
+    half = ("face",) if kind == "patches" else ()
+    columns = {k: Column("f2" if k in half else "f4", tuple(v.shape[1:])) for k, v in example.items()}
 
     def compute(block: range) -> dict[str, torch.Tensor]:
         rows = slice(block.start, block.stop)
         images = to_images(torch.from_numpy(pictures["image"][rows])).to(device)
-        faces = align_faces(images, torch.from_numpy(pictures["landmarks"][rows]).to(device), size).clamp(0, 1)
-        seen = see_faces(backbone, faces)
-        found = {"face": seen.class_token if kind == "identity" else seen.patch_tokens}
-        if encoder.words is not None:
-            found |= {f"words_{i}": words[:, :1] for i, words in enumerate(encoder.words(faces))}
-        return found
+        marks = torch.from_numpy(pictures["landmarks"][rows]).to(device)
+        return compute_faces(align_faces(images, marks, size).clamp(0, 1))
 
     return feature_table("rival-faces", pictures, module, columns, compute, report, {"kind": kind})

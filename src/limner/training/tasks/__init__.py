@@ -19,8 +19,11 @@ TASKS = {
     "attributes": ("limner.training.tasks.attributes", "AttributesTask"),
     "alignment": ("limner.training.tasks.alignment", "AlignmentTask"),
     "diffusion": ("limner.training.tasks.diffusion", "DiffusionTask"),
+    "gaze": ("limner.training.tasks.gaze", "GazeTask"),
     "dreamidentity": ("limner.training.dreamidentity", "DreamIdentityTask"),
     "adapter": ("limner.training.tasks.adapter", "AdapterTask"),
+    "e4t": ("limner.training.tasks.e4t", "E4TTask"),
+    "instruct_pix2pix": ("limner.training.tasks.instruct_pix2pix", "InstructPix2PixTask"),
 }
 """Name → module and class; modules are imported when asked for, since they load frameworks."""
 

@@ -1,0 +1,134 @@
+"""Training InstructPix2Pix: the whole UNet of a base, which learns to read a photo beside the noise
+(arXiv 2211.09800, section 3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from torch import nn
+
+from limner.data.cache import Table
+from limner.data.edit_pairs import WorldEdits
+from limner.data.loader import Batch, Source
+from limner.data.partners import Partners
+from limner.data.tables import captions_of, demand, open_pictures, picture_table
+from limner.diffusion.loss import denoising_loss
+from limner.encoders.rivals import RivalEncoder
+from limner.errors import ConfigError
+from limner.pipelines.instruct import InstructPix2PixPipeline
+from limner.training.dice import Dice
+from limner.training.dreamidentity_data import PromptTable, latent_table
+from limner.training.rival_task import RivalSettings, RivalTask
+from limner.training.task import Report, channels_last
+
+
+@dataclass(frozen=True)
+class InstructPix2PixSettings(RivalSettings):
+    """Settings of the task; see also `RivalSettings`. Data of sitters are rendered in pairs (`WorldEdits`); other
+    data are photos (`reference: true`) and edits of them (`reference: false`, with a `prompt`) under one `identity`.
+    """
+
+    def validate(self) -> None:
+        super().validate()
+        self.check(self.base_dtype == "float32", "base_dtype", "float32: all of it is trained; see loop.precision")
+
+
+class InstructPix2PixTask(RivalTask[InstructPix2PixSettings]):
+    """See `InstructPix2PixSettings` and `RivalTask`; `nobody` is the loss without the photo."""
+
+    name = "instruct_pix2pix"
+    settings_class: ClassVar = InstructPix2PixSettings
+    shards: ClassVar = ("BasicTransformerBlock", "ResnetBlock2D")
+
+    def __init__(self, settings: InstructPix2PixSettings) -> None:
+        super().__init__(settings)
+        towers, unet, scheduler = self.open_base()
+        widen(unet)
+        if not torch.accelerator.is_available():  # a CPU trains faster with attention written out
+            unet.set_attn_processor(AttnProcessor())
+        self.model = channels_last(unet.requires_grad_(True))
+        self.assemble(InstructPix2PixPipeline, scheduler, RivalEncoder(towers))
+
+    def prepare(self, report: Report) -> None:
+        self.sources = []
+        for config in (self.settings.data, self.settings.held_out):
+            opened: Any = WorldEdits(config.sitters) if config.kind == "world" else open_pictures(config)
+            pictures = picture_table(opened, config.size, config.size, report, config.workers)
+            demand(pictures, captions=True, landmarks=True)
+            latents = latent_table(self.vae, pictures, self.device, report)
+            self.sources.append(EditRows(pictures, latents, self.lay_out))
+
+    def example(self, rows: int) -> Batch:
+        made = super().example(rows)
+        return {**made, "photo": made["latents"]}
+
+    def each(self, model: nn.Module, batch: Batch, dice: Dice, nobody: bool = False) -> torch.Tensor:
+        latents, noise, t, noisy = self.noisy(batch, dice)
+        no_text, no_photo = self.dropped(model, dice)
+        with torch.no_grad():
+            tokens, pooled = self.without_text(no_text, *self.say(batch, None))
+        if nobody:
+            no_photo = torch.ones_like(no_photo)
+        photo = batch["photo"].to(noisy) * ~no_photo[:, None, None, None]
+        both = torch.cat([noisy, photo], 1).contiguous(memory_format=torch.channels_last)
+        prediction = model(both, t, tokens, added_cond_kwargs=self.added(batch, pooled)).sample
+        return denoising_loss(self.schedule, prediction, latents, noise, t)
+
+
+class EditRows(Source):
+    """Rows (photo, sentence, edited photo).
+
+    Args:
+        pictures, latents: tables of the same rows.
+        lay_out: sentences → `PromptTable`.
+
+    Raises:
+        ConfigError: no edits, or one without its photo.
+    """
+
+    def __init__(self, pictures: Table, latents: Table, lay_out: Any) -> None:
+        self.pictures, self.latents = pictures, latents
+        reference, identity = pictures["reference"][:], pictures["identity"][:]
+        self.rows = np.flatnonzero(~reference)
+        lonely = sorted(set(identity[self.rows]) - set(identity[reference]))
+        if not len(self.rows) or lonely:
+            lacks = f"the edit of identity {lonely[0]} has no photo" if lonely else "there are no edits"
+            raise ConfigError(
+                f"The pairs cannot be used: {lacks}.",
+                "Photos have `reference: true` in metadata.jsonl, their edits `reference: false`.",
+            )
+        self.partners = Partners(identity, reference)
+        said = captions_of(pictures, "prompt")
+        distinct = {sentence: i for i, sentence in enumerate(dict.fromkeys(said))}
+        self.prompts: PromptTable = lay_out(list(distinct))
+        self.prompt_of = np.array([distinct[s] for s in said])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: np.ndarray, step: int) -> Batch:
+        own = self.rows[rows]
+        photos = self.partners.of(own, step)
+        found = {
+            "latents": self.latents["latents"][own],
+            "photo": self.latents["latents"][photos],
+            "time": self.pictures["time"][own],
+            **self.prompts.batch(self.prompt_of[own]),
+        }
+        return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in found.items()}
+
+
+def widen(unet: Any) -> None:
+    """Has a UNet read as many latent channels again, which say nothing yet (section 3.2)."""
+    old = unet.conv_in
+    new = nn.Conv2d(2 * old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding)
+    with torch.no_grad():
+        new.weight.zero_()
+        new.weight[:, : old.in_channels] = old.weight
+        new.bias.copy_(old.bias)  # type: ignore[union-attr]
+    unet.conv_in = new.to(old.weight)
+    unet.register_to_config(in_channels=new.in_channels)
