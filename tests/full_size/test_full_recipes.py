@@ -99,8 +99,8 @@ def test_the_command_line_counts(tmp_path: Path, capsys: pytest.CaptureFixture) 
 
     status, out = run("--dry-run", "--gpus", "2", "--hours", "1", "--json")
     assert status == 0, out
-    assert json.loads(out)["tokens_per_step"] == 8 * 17
-    assert "13,600" in run("--dry-run", "--gpus", "2")[1]
+    assert json.loads(out)["tokens_per_step"] == 8 * 2 * 17
+    assert "27,200" in run("--dry-run", "--gpus", "2")[1]
     for wrong, what in ((("--dry-run", "--gpus", "3"), "cannot share"), (("--gpus", "2"), "--dry-run")):
         status, out = run(*wrong)
         assert status == 2

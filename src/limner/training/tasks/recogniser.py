@@ -150,8 +150,8 @@ class RecogniserTask(Task[RecogniserSettings]):
         return {**pairs, "identity": torch.arange(rows) % self.persons}
 
     def tokens(self) -> int:
-        """Patches of the face and the class token; 0 for a convolutional network."""
-        return 0 if self.settings.network else self.settings.face.grid**2 + 1
+        """Patches of both faces and their class tokens; 0 for a convolutional network."""
+        return 0 if self.settings.network else 2 * (self.settings.face.grid**2 + 1)
 
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
         settings = self.settings
