@@ -29,7 +29,7 @@ class TunedPipeline(RivalPipeline):
     Attributes:
         tuning: how a person is learnt; None takes the method's own settings.
         report: shows progress of enrolling; silent at first.
-        cache: folder for checkpoints and class pictures; None keeps neither.
+        cache: folder for checkpoints and class pictures; None takes Limner's own (LIMNER_CACHE, or ~/.cache/limner).
     """
 
     rival: ClassVar[type[Tuned]]
