@@ -25,7 +25,8 @@ from limner.training.progress import silent
 from limner.training.tasks import load_training
 
 MARKS = [[11, 13], [21, 13], [16, 18], [12, 22], [20, 22]]
-RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "full" / "dreamidentity-sd21.yaml"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+FULL = [RECIPES / "full" / f"dreamidentity-{base}.yaml" for base in ("sd21", "sdxl")]
 Make = Callable[..., DreamIdentityTask]
 
 
@@ -252,10 +253,22 @@ def test_data_that_cannot_be_used(make: Make, tmp_path: Path) -> None:
         make(edits=data(tmp_path / "named"))
 
 
-def test_the_full_size_recipe_is_complete_and_the_papers() -> None:
-    recipe, _ = load_training(RECIPE)
+@pytest.mark.parametrize("path", FULL, ids=lambda p: p.stem)
+def test_the_full_size_recipes_are_complete_and_the_papers(path: Path) -> None:
+    recipe, _ = load_training(path)
     assert (recipe.loop.steps, recipe.loop.batch_size, recipe.loop.lr) == (60_000, 64, 5e-5)
     assert recipe.settings["regularisation"] == 1e-4
     assert recipe.settings["encoder"]["words"] == 2
-    header = RECIPE.read_text().split("name:")[0]
+    header = path.read_text().split("name:")[0]
     assert all(f"# {word}" in header for word in ("Trains", "Cost", "Result"))
+
+
+def test_every_ablation_in_the_mini_recipes_header_can_be_run() -> None:
+    path = RECIPES / "mini-dreamidentity.yaml"
+    lines = [line for line in path.read_text().splitlines() if line.startswith("#") and "--set name=" in line]
+    assert len(lines) == 7
+    for line in lines:
+        recipe, _ = load_training(path, [word for word in line.split() if "=" in word])
+        assert recipe.name in line
+    assert load_training(RECIPES / "mini-gaze.yaml")[0].task == "gaze"
+    assert load_training(RECIPES / "full" / "gaze-sd21.yaml")[0].task == "gaze"

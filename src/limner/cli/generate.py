@@ -43,6 +43,8 @@ and that a machine painted it; of more than one, a contact sheet is made too.
 
   limner generate --person me.jpg@left --person you.jpg@right -p "a photo on a beach" --rescue auto
 
+  limner generate --face me.jpg -p "a photo of S*" --scenes scenes.txt --gaze 0.5,0.4,0.2
+
   limner generate --from beach/a-photo-on-a-beach-7.png        (paints that very picture again)
 
 A PNG holds the numbers that stand for the person, never the photo, so that it can be painted again from the file alone.
@@ -69,6 +71,19 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Denoising steps; default: the model's.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="ddim, dpm++, euler, euler-a, unipc, …")] = None,
     prompts_file: Annotated[Path | None, typer.Option(help="One prompt a line; # begins a comment.")] = None,
+    scenes: Annotated[
+        Path | None, typer.Option(help="One scene a line, as in: on a beach. Every prompt is painted in each of them.")
+    ] = None,
+    gaze: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the eyes go, in shares of the picture: x,y or x,y,SIZE (their distance); two eyes as "
+            "x0,y0,x1,y1; box:x0,y0,x1,y1 of the face; or five landmarks."
+        ),
+    ] = None,
+    gaze_weights: Annotated[
+        Path | None, typer.Option(help="Folder of the ControlNet for that; default: the model's own.")
+    ] = None,
     identity: Annotated[Path | None, typer.Option(help="Somebody that `limner enroll` saved.")] = None,
     person: Annotated[
         list[str] | None,
@@ -114,10 +129,12 @@ def generate(
     as_json: Json = False,
 ) -> None:
     order = Order(
-        face or [], identity, person or [], prompt or [], prompts_file, negative, number, best_of, ranker, seed, choose,
+        face or [], identity, person or [], prompt or [], prompts_file, scenes, negative, number, best_of, ranker,
+        seed, choose,
         {
             "strength": strength, "guidance_scale": guidance, "steps": steps, "scheduler": scheduler, "batch": batch,
-            "watermark": watermark, "rescue": rescue, "rescue_strength": rescue_strength, **painting.parse_size(size),
+            "watermark": watermark, "rescue": rescue, "rescue_strength": rescue_strength, "gaze": gaze,
+            **painting.parse_size(size),
         },
     )  # fmt: skip
     talk = painting.Talk(as_json)
@@ -125,9 +142,9 @@ def generate(
     with talk.truncations():
         if from_ is None:
             order.check(place)
-            report = _paint(order, open_model_for(method, model, place), out, embed_identity, talk)
+            report = _paint(order, open_model_for(method, model, place), gaze_weights, out, embed_identity, talk)
         else:
-            report = _paint_again(order, from_, model, place, out, embed_identity, talk)
+            report = _paint_again(order, from_, model, gaze_weights, place, out, embed_identity, talk)
     if as_json:
         print_json({**report, "remarks": talk.remarks})
         return
@@ -146,6 +163,7 @@ class Order:
     person: list[str]
     prompt: list[str]
     prompts_file: Path | None
+    scenes: Path | None
     negative: str | None
     number: int | None
     best_of: int | None
@@ -157,6 +175,7 @@ class Order:
     def check(self, place: Place) -> None:
         """Raises what can be raised before a model is loaded: ConfigError, PromptError, UnreadableImage."""
         from limner.pipelines.few_step import few_step
+        from limner.pipelines.gaze import parse_gaze
         from limner.pipelines.memory import memory_mode
 
         if place.fast:
@@ -185,6 +204,10 @@ class Order:
                 "Give another judge with --ranker, or another mode.",
             )
         self.prompts()
+        if self.dials.get("gaze"):
+            parse_gaze(self.dials["gaze"])
+            if self.person:
+                raise ConfigError("--gaze places one pair of eyes; --person places people. Both were given.")
         people = [path for path, _ in self.people()]
         painting.demand_files([*self.photos, *([self.identity] if self.identity else []), *people])
 
@@ -212,19 +235,18 @@ class Order:
             PromptError: none at all.
             ConfigError: a file that cannot be read.
         """
-        lines: list[str] = []
-        if self.prompts_file is not None:
-            try:
-                lines = self.prompts_file.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as e:
-                raise ConfigError(f"Cannot read prompts from {self.prompts_file}: {e}") from e
-        prompts = [p.strip() for p in [*self.prompt, *lines]]
-        prompts = [p for p in prompts if p and not p.startswith("#")]
+        prompts = [p.strip() for p in self.prompt]
+        prompts = [p for p in prompts if p and not p.startswith("#")] + _lines(self.prompts_file)
         if not prompts:
             raise PromptError(
                 "There is nothing to paint: no prompt was given.", 'Say it: --prompt "a wizard in the snow".'
             )
-        return prompts
+        if self.scenes is None:
+            return prompts
+        scenes = _lines(self.scenes)
+        if not scenes:
+            raise PromptError(f"{self.scenes} holds no scene.", "Write one a line, as in: on a beach.")
+        return [f"{prompt}, {scene}" for prompt in prompts for scene in scenes]
 
     def seeds(self) -> list[int]:
         """Of every picture painted for a prompt, kept or not."""
@@ -232,13 +254,29 @@ class Order:
         return list(range(first, first + (self.best_of or self.number or 1)))
 
 
-def _paint(order: Order, model: Model, out: Path, embed: bool, talk: painting.Talk) -> dict[str, Any]:
+def _lines(path: Path | None) -> list[str]:
+    """Lines of a file that say something; none without a file. ConfigError if it cannot be read."""
+    if path is None:
+        return []
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"Cannot read prompts from {path}: {e}") from e
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _paint(
+    order: Order, model: Model, gaze_weights: Path | None, out: Path, embed: bool, talk: painting.Talk
+) -> dict[str, Any]:
+    from limner.pipelines.gaze import add_gaze
     from limner.pipelines.memory import encode_then_free, memory_mode
     from limner.pipelines.paint import default_dials, paint
     from limner.pipelines.ranking import keep_best
 
     prompts, seeds, negative = order.prompts(), order.seeds(), order.negative or ""
     dials = default_dials(model, **order.dials)
+    if dials.gaze:
+        add_gaze(model, gaze_weights)
     talk(prompt_remarks(model, [*prompts, negative]))
     identity, faces = _who(order, model, talk)
     ranker = _ranker(order, model, identity, faces) if order.best_of else None
@@ -268,9 +306,17 @@ def _paint(order: Order, model: Model, out: Path, embed: bool, talk: painting.Ta
 
 
 def _paint_again(
-    order: Order, source: Path, model_name: str | None, place: Place, out: Path, embed: bool, talk: painting.Talk
+    order: Order,
+    source: Path,
+    model_name: str | None,
+    gaze_weights: Path | None,
+    place: Place,
+    out: Path,
+    embed: bool,
+    talk: painting.Talk,
 ) -> dict[str, Any]:
     from limner.pipelines.again import compare, recorded_model, repaint
+    from limner.pipelines.gaze import add_gaze
     from limner.provenance import compact, read_provenance
     from limner.types import Identity
 
@@ -286,6 +332,8 @@ def _paint_again(
     if not record.intact:
         talk([f"The pixels of {source} were changed after it was painted."])
     model = painting.open_model(model_name or recorded_model(record, source), painting.place_of(record, place))
+    if record.portrait.settings.get("gaze"):
+        add_gaze(model, gaze_weights)
     identity = compact(Identity.load(order.identity)) if order.identity is not None else record.identity
     with _bar(1, record.portrait.settings.get("steps", 1)) as on_step:
         portrait = repaint(model, record, identity, on_step)

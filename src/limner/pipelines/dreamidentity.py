@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import nn
 
@@ -38,12 +38,14 @@ class DreamIdentityPipeline(WordsPipeline):
         same_person: cosine of the recogniser's identity vectors from which two pictures are taken to show one person;
             None where that was not measured: no reference is then left out.
         world: `sitters` if the model only knows Limner's synthetic people; empty otherwise.
+        controlnet: steers the eyes to a place (`limner.pipelines.gaze`); None where nobody asks for one.
         force_zeros_for_empty_prompt: as in diffusers: an empty negative prompt is zeros.
     """
 
     encoder: FaceWordsEncoder
     model_cpu_offload_seq: Any = "encoder->unet->vae"
     _offloaded_whole = ("encoder",)
+    _optional_components = ["controlnet"]  # noqa: RUF012 (diffusers' way)
 
     def __init__(
         self,
@@ -56,9 +58,10 @@ class DreamIdentityPipeline(WordsPipeline):
         same_person: float | None = None,
         world: str = "",
         force_zeros_for_empty_prompt: bool = False,
+        controlnet: ControlNetModel | None = None,
     ) -> None:
         super().__init__(
-            components={"vae": vae, "unet": unet, "scheduler": scheduler, "encoder": encoder},
+            components={"vae": vae, "unet": unet, "scheduler": scheduler, "encoder": encoder, "controlnet": controlnet},
             facts={
                 "default_steps": default_steps, "default_guidance": default_guidance, "same_person": same_person,
                 "world": world, "force_zeros_for_empty_prompt": force_zeros_for_empty_prompt,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from limner.encoders.autoencoder import PatchAutoencoder
@@ -32,11 +32,13 @@ class FaceCLIPPipeline(PortraitPipeline):
         same_person: cosine of the face encoder's class tokens from which two pictures are taken to show one person;
             None where that was not measured: no reference is then left out.
         world: `sitters` if the model only knows Limner's synthetic people; empty otherwise.
+        controlnet: steers the eyes to a place (`limner.pipelines.gaze`); None where nobody asks for one.
     """
 
     encoder: FaceCLIPEncoder
     model_cpu_offload_seq: Any = "encoder->unet->vae"
     _offloaded_whole = ("encoder",)
+    _optional_components = ["controlnet"]  # noqa: RUF012 (diffusers' way)
 
     def __init__(
         self,
@@ -48,9 +50,10 @@ class FaceCLIPPipeline(PortraitPipeline):
         default_guidance: float = 5.0,
         same_person: float | None = None,
         world: str = "",
+        controlnet: ControlNetModel | None = None,
     ) -> None:
         super().__init__(
-            components={"vae": vae, "unet": unet, "scheduler": scheduler, "encoder": encoder},
+            components={"vae": vae, "unet": unet, "scheduler": scheduler, "encoder": encoder, "controlnet": controlnet},
             facts={
                 "default_steps": default_steps, "default_guidance": default_guidance,
                 "same_person": same_person, "world": world,

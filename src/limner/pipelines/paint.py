@@ -15,6 +15,7 @@ import numpy as np
 
 from limner.config import Config
 from limner.faces import FaceFinder
+from limner.pipelines.gaze import gaze_image, parse_gaze
 from limner.pipelines.regions import group_facts
 from limner.pipelines.rescue import MODES as RESCUES
 from limner.pipelines.rescue import Plan, rescue
@@ -45,6 +46,7 @@ class Dials(Config):
         watermark: whether pictures carry the invisible mark of `limner.watermark`.
         rescue: whether small faces are painted again, larger: a mode of `limner.pipelines.rescue`.
         rescue_strength: how much of such a face is painted anew, over 0 to 1.
+        gaze: where the eyes go, as `limner.pipelines.gaze.parse_gaze` reads it; empty leaves it to the model.
     """
 
     steps: int
@@ -58,6 +60,7 @@ class Dials(Config):
     watermark: bool = False
     rescue: str = "never"
     rescue_strength: float = 0.5
+    gaze: str = ""
 
     def validate(self) -> None:
         self.check(1 <= self.steps <= 1000, "steps", "1 to 1000")
@@ -69,6 +72,8 @@ class Dials(Config):
         self.check(1 <= self.batch <= 64, "batch", "1 to 64")
         self.check(self.rescue in RESCUES, "rescue", ", ".join(RESCUES))
         self.check(0 < self.rescue_strength <= 1, "rescue_strength", "over 0 (hardly changed) to 1 (anew)")
+        if self.gaze:
+            parse_gaze(self.gaze)
         if self.watermark:
             self.check(min(self.width, self.height) >= 64, "watermark", "for pictures of 64 pixels or more a side")
 
@@ -132,11 +137,15 @@ def paint(
         start = time.perf_counter()
         made = ready and ready[prompt]
         conditioning = made or model.pipe.condition(prompt, identity, negative_prompt, dials.strength)
+        placed = conditioning
+        if dials.gaze:
+            place = gaze_image(parse_gaze(dials.gaze), dials.height, dials.width)
+            placed = dataclasses.replace(conditioning, control_image=place)
         condition_time = time.perf_counter() - start
         for at in range(0, len(seeds), dials.batch):
             batch = list(seeds[at : at + dials.batch])
             start = time.perf_counter()
-            images = paint_batch(model, conditioning, batch, dataclasses.replace(dials, watermark=False), on_step)
+            images = paint_batch(model, placed, batch, dataclasses.replace(dials, watermark=False), on_step)
             seconds = (time.perf_counter() - start) / len(batch)
             timings = {"condition": round(condition_time, 4), "paint": round(seconds, 4)}
             for seed, image in zip(batch, images, strict=True):

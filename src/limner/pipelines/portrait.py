@@ -7,6 +7,7 @@ painted (faces, or an identity) and how that becomes embeddings (the method).
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from abc import abstractmethod
@@ -23,6 +24,7 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 from limner.errors import ConfigError, PromptError, WeightsMismatch
 from limner.faces import FaceEmbedder, ImageSource
 from limner.methods.base import Method
+from limner.pipelines.gaze import Gaze, gaze_image, parse_gaze, steered
 from limner.pipelines.people import as_sources, gather_references
 from limner.pipelines.regions import apart, condition_group, is_group
 from limner.types import Conditioning, Face, Identity
@@ -48,6 +50,7 @@ class PortraitPipeline(StableDiffusionXLPipeline):
     image_encoder: Any = None
     feature_extractor: Any = None
     watermark: Any = None
+    controlnet: Any = None
     config: Any
     vae: Any
     unet: Any
@@ -144,6 +147,7 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         conditioning: Conditioning | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         strength: float = 1.0,
+        gaze: Gaze | str | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
@@ -169,6 +173,7 @@ class PortraitPipeline(StableDiffusionXLPipeline):
             conditioning: what `condition` (or any method) made, instead of prompt, face and identity.
             negative_prompt: what not to paint; one for all, or one a prompt.
             strength: how much of the person goes in, from 0 to 1.
+            gaze: where the eyes go, as `limner.pipelines.gaze.parse_gaze` reads it; needs the `controlnet` for it.
             height, width: in pixels, multiples of 8; default: what the UNet was trained at.
             num_inference_steps, guidance_scale: default: what the model's own configuration recommends.
             num_images_per_prompt: N; B·N pictures come out, those of one prompt side by side.
@@ -202,6 +207,9 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         if conditioning is None:
             assert prompt is not None
             conditioning = self.condition(prompt, identity, negative_prompt, strength)
+        if gaze is not None:
+            place = gaze_image(parse_gaze(gaze) if isinstance(gaze, str) else gaze, height, width)
+            conditioning = dataclasses.replace(conditioning, control_image=place)
         for part in (conditioning, *(c for _, c in conditioning.regions)):
             self._check_conditioning(part, guidance)
         for hook in self._whole_hooks:
@@ -211,7 +219,10 @@ class PortraitPipeline(StableDiffusionXLPipeline):
 
         # 4. Denoise and decode, as diffusers does; several people in one picture are kept apart meanwhile
         f = self.vae_scale_factor
-        with apart(self.unet, conditioning, height // f, width // f) as told:
+        with (
+            steered(self.unet, self.controlnet, conditioning.control_image, pictures),
+            apart(self.unet, conditioning, height // f, width // f) as told,
+        ):
             return super().__call__(
                 prompt_embeds=told.prompt_embeds,
                 pooled_prompt_embeds=told.pooled,
@@ -336,8 +347,13 @@ class PortraitPipeline(StableDiffusionXLPipeline):
                 f"guidance_scale is {guidance:g}, but the conditioning has no unconditional branch.",
                 "Give negative_prompt_embeds and negative_pooled, or set guidance_scale to 1.",
             )
-        if c.control_image is not None:
-            raise ConfigError(f"The conditioning has a control image, but {type(self).__name__} has no ControlNet.")
+        if c.control_image is not None and self.controlnet is None:
+            raise ConfigError(
+                f"A place for the eyes needs a ControlNet, and this {type(self).__name__} has none.",
+                "Load one: attach(pipe, load_gaze(FOLDER, pipe.unet)), from limner.pipelines.gaze.",
+            )
+        if c.control_image is not None and c.regions:
+            raise ConfigError("Several people have regions; a place for one pair of eyes cannot be given with them.")
 
     def _check_noise(self, generator: Any, latents: Any, pictures: int, height: int, width: int) -> None:
         if isinstance(generator, list) and len(generator) != pictures:

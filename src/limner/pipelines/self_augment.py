@@ -155,7 +155,7 @@ class Painter:
         if self.detector.name == "cascade":
             raise ConfigError(
                 "The detector at hand (cascade) gives boxes without landmarks; trainings align faces by landmarks.",
-                "Provide YuNet: set LIMNER_YUNET to its file (see docs/faces.md), or name another with --detector.",
+                "Set LIMNER_YUNET to the file of YuNet (see docs/faces.md); for sitters there is --detector mini.",
             )
         self.brush, self.device = brush, choose_device(brush.device)
         self.pipe = open_base(base, choose_dtype(brush.dtype, brush.device)).to(self.device)

@@ -240,8 +240,8 @@ def _refusal(engine: Engine, portrait: Portrait) -> str:
 
 
 def _likeness(engine: Engine, model: Model, identity: Identity, portrait: Portrait) -> float:
-    from limner.pipelines.recogniser import own_embedding
     from limner.pipelines.ranking import NO_FACE
+    from limner.pipelines.recogniser import own_embedding
 
     try:
         face = engine._find(portrait.image, "largest").face()
