@@ -14,6 +14,7 @@ import numpy as np
 from limner.errors import ConfigError, FaceError, PromptError
 from limner.evaluation.people import Person, real_picture
 from limner.evaluation.recipe import SUBJECT, MethodSpec
+from limner.provenance import compact
 from limner.types import Identity
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class ModelPainter:
         return self._model
 
     def enroll(self, person: Person) -> Enrolled:
-        """See `Painter.enroll`. Loading the model is not counted."""
+        """See `Painter.enroll`. Loading the model does not count; the identity is rounded as `limner enroll` does."""
         if not self.spec.identity:
             return Enrolled(None, 0.0)
         if not person.faces:
@@ -93,7 +94,8 @@ class ModelPainter:
         start = time.perf_counter()
         identity = method.enroll(person.faces)
         _wait()
-        return Enrolled(identity, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return Enrolled(compact(identity), seconds)
 
     def paint(
         self,

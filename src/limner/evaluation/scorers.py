@@ -129,6 +129,7 @@ def load_judges(spec: ScorerSpec, device: torch.device, accept_license: bool = F
     Raises:
         WeightsUnavailable: a judge that is not optional is not here; says how to provide it.
         WeightsMismatch, CorruptData, LicenseNotAccepted: of their weights.
+        ConfigError: an unknown detector.
     """
     recognisers = [_recogniser(name, device, accept_license) for name in spec.recognisers]
     left_out = []
@@ -140,7 +141,8 @@ def load_judges(spec: ScorerSpec, device: torch.device, accept_license: bool = F
     clip = MiniClip(Path(spec.clip), device) if Path(spec.clip).is_dir() else HubClip(spec.clip, device)
     reader = NetworkReader(Path(spec.attributes), device) if spec.attributes else None
     finder = FaceFinder(spec.detector, accept_license=accept_license)
-    return Judges(tuple(recognisers), clip, reader, finder, tuple(left_out), spec.features, spec.detector)
+    found_by = finder.detector.name  # what `auto` stands for here
+    return Judges(tuple(recognisers), clip, reader, finder, tuple(left_out), spec.features, found_by)
 
 
 class ConvRecogniser(Recogniser):

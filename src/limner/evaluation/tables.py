@@ -130,7 +130,7 @@ def _faceclip(document: Document) -> str:
     header += [f"{ours} ahead: {what}" for what in ("identity", "text-alignment", "attributes")]
     return (
         f"## FaceCLIP's comparison\n{table(header, rows)}\n\nAhead: relative gain in pairs, over the people and "
-        "prompts that both painted. The paper claims 12.3 % in identity and 8.7 % in text-alignment over the best adapter."
+        "prompts that both painted. The paper claims 12.3 % in identity and 8.7 % in text over the best adapter."
     )
 
 
