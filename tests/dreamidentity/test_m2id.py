@@ -165,3 +165,13 @@ def test_presets() -> None:
     assert sum(p.numel() for p in head.parameters()) == 2 * word + 2 * channels
     with pytest.raises(ConfigError, match="known: sd21, sdxl, mini"):
         preset("sd3")
+
+
+def test_null_words_follow_the_weights() -> None:
+    encoder = M2IDEncoder(config()).eval()
+    first = encoder.null_words()
+    assert all(a is b for a, b in zip(first, encoder.null_words(), strict=True))
+    with torch.no_grad():
+        encoder.head.towers[0][0][0].weight.mul_(2)  # type: ignore[index]
+    assert not torch.equal(first[0], encoder.null_words()[0])
+    assert encoder.to(torch.bfloat16).null_words()[0].dtype == torch.bfloat16

@@ -128,3 +128,5 @@ def test_a_cluster_builds_the_same_even_when_a_machine_dies(whole: Path, tmp_pat
     assert not second.any_processes_alive()
     with pytest.raises(ConfigError, match="Nothing can be painted"):
         build(tmp_path / "failing", pool=pool, failing=2)
+    with pytest.raises(ConfigError, match="takes 3 CPUs"):
+        build(tmp_path / "large", pool=RayPool("local", cpus=3))

@@ -52,6 +52,7 @@ class RayPool:
     def run(self, make: Callable[[], Work], units: Sequence[Any]) -> Iterator[tuple[int, Samples]]:
         """See `limner.data.shards.Pool`."""
         ray: Any = self.ray
+        self._demand_room()
         task = ray.remote(_compute).options(
             num_cpus=self.cpus, num_gpus=self.gpus, max_retries=-1, scheduling_strategy="SPREAD"
         )
@@ -64,16 +65,32 @@ class RayPool:
             for i, unit in itertools.islice(waiting, max(0, slots - len(running))):
                 running[task.remote(recipe, unit)] = i
 
-        fill()
-        while running:
-            finished, _ = ray.wait(list(running), num_returns=1)
-            for future in finished:
-                try:
-                    samples = ray.get(future)
-                except ray.exceptions.RayTaskError as e:
-                    raise e.cause if isinstance(e.cause, LimnerError) else e from None
-                yield running.pop(future), samples
+        try:
             fill()
+            while running:
+                finished, _ = ray.wait(list(running), num_returns=1)
+                for future in finished:
+                    at = running.pop(future)
+                    try:
+                        samples = ray.get(future)
+                    except ray.exceptions.RayTaskError as e:
+                        raise e.cause if isinstance(e.cause, LimnerError) else e from None
+                    yield at, samples
+                fill()
+        finally:
+            for future in running:
+                ray.cancel(future)
+
+    def _demand_room(self) -> None:
+        """Raises ConfigError where no machine could ever hold a painter: Ray would wait for one for ever."""
+        held = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        if not any(r.get("CPU", 0) >= self.cpus and r.get("GPU", 0) >= self.gpus for r in held):
+            most = max((r.get("CPU", 0) for r in held), default=0)
+            raise ConfigError(
+                f"A painter takes {self.cpus:g} CPUs and {self.gpus:g} GPUs; no machine of the cluster has as many "
+                f"(the largest has {most:g} CPUs).",
+                "Give fewer with --threads and --ray-gpus.",
+            )
 
 
 def _compute(recipe: bytes, unit: Any) -> Samples:

@@ -135,6 +135,7 @@ class M2IDEncoder(ModelMixin):
             raise WeightsMismatch("The backbone's sizes differ from those in the config of the M² ID encoder.")
         self.backbone = build_backbone(config.backbone) if backbone is None else backbone
         self.head = WordHead(config)
+        self._nulls: tuple[Any, list[Tensor]] | None = None
 
     def scales(self, images: Tensor) -> list[Tensor]:
         """V of faces (B, 3, H, W) in [0, 1] of any size: (B, width) per layer, then the identity vector (B, output)."""
@@ -168,10 +169,16 @@ class M2IDEncoder(ModelMixin):
 
     @torch.no_grad()
     def null_words(self) -> list[Tensor]:
-        """The words (k, width) of an all-zero picture, for every tower; by them an identity tells who made it."""
-        size = self.config.backbone.image_size
-        kept = self.enroll(torch.zeros(1, 3, size, size))
-        return [kept[f"words.{i}"] for i in range(len(self.config.widths))]
+        """The words (k, width) of an all-zero picture, for every tower; by them an identity tells who made it.
+
+        They are computed once for the weights as they are.
+        """
+        weights = tuple((p.data_ptr(), p._version, p.dtype) for p in self.parameters())
+        if self._nulls is None or self._nulls[0] != weights:
+            size = self.config.backbone.image_size
+            kept = self.enroll(torch.zeros(1, 3, size, size))
+            self._nulls = weights, [kept[f"words.{i}"] for i in range(len(self.config.widths))]
+        return self._nulls[1]
 
     def save_pretrained(self, path: str | Path) -> None:  # type: ignore[override]
         """Writes model.safetensors, with the config in its metadata, into a folder.
