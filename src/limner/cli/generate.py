@@ -391,6 +391,11 @@ def _ranker(order: Order, model: Model, identity: Identity, faces: list[Any]) ->
         raise ConfigError("--best-of compares with one person; it cannot choose among pictures of several.")
     if order.ranker in (None, "own"):
         own: Any = model.pipe.embedder
+        if own is None:
+            raise ConfigError(
+                f"{model.name} has no recogniser of its own, by which --best-of could choose.",
+                "Name another judge with --ranker.",
+            )
         return Likeness(own, own_embedding(identity))
     embedder = OnnxEmbedder.load(str(order.ranker))
     return Likeness(embedder, fuse(faces, embedder).embedding)

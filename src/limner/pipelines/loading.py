@@ -37,6 +37,8 @@ TUNED = ("textual-inversion", "dreambooth", "dreambooth-lora")
 """Methods that learn a person by tuning: they paint over any base (`limner.pipelines.tuned`)."""
 
 INDEX = "model_index.json"
+BASE = "limner_base"
+"""Entry of an index that names the model whose base a rival stands on."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _BLOB = re.compile(r"^[0-9a-f]{64}$")
 
@@ -135,7 +137,8 @@ def load_model(
         else load_pipeline(folder, number_type, mode)
     )
     pipe.set_progress_bar_config(disable=True)
-    weights = weight_digests(folder)
+    base = _base_of(folder)
+    weights = {**({} if base is None else weight_digests(base)), **weight_digests(folder)}
     if lora is not None:
         apply_lora(pipe, fast, lora, fuse=mode.weights not in PACKAGES)
         weights["unet_lora"] = file_sha256(lora)
@@ -253,6 +256,11 @@ def load_pipeline(folder: Path, dtype: torch.dtype, mode: MemoryMode | None = No
             f"{folder} holds a {kind}, which cannot take a face; Limner paints with {', '.join(PIPELINES)}."
         )
     pipeline = getattr(importlib.import_module(PIPELINES[kind]), kind)
+    base = _base_of(folder)
+    if base is not None:
+        from limner.pipelines.slim import over_its_base
+
+        return over_its_base(pipeline, folder, base, dtype)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # diffusers is renaming torch_dtype
@@ -267,6 +275,14 @@ def load_pipeline(folder: Path, dtype: torch.dtype, mode: MemoryMode | None = No
     for name in ("unet", "vae"):
         _demand_all_weights(folder / name, getattr(pipe, name))
     return pipe
+
+
+def _base_of(folder: Path) -> Path | None:
+    """The folder of the base that a rival's folder names instead of holding it (`limner.pipelines.slim`)."""
+    index = folder / INDEX
+    values = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    name = values.get(BASE) if isinstance(values, dict) else None
+    return None if name is None else locate(str(name))[1]
 
 
 def _demand_all_weights(folder: Path, model: Any) -> None:

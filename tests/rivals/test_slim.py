@@ -1,0 +1,71 @@
+"""A rival's folder without its base paints what the whole one paints, and only over the base that it was trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dream_models import FACE, encoder, save_base
+from tiny_model import noise_face
+
+from limner.diffusion.adapter import new_adapter
+from limner.encoders.face_vit import FaceViT
+from limner.encoders.rivals import RivalEncoder
+from limner.encoders.scales import FaceBackbone
+from limner.encoders.word_towers import WordTowers
+from limner.errors import ConfigError, CorruptData, WeightsMismatch
+from limner.pipelines.dreamidentity import assemble, base_parts
+from limner.pipelines.instruct import InstructPix2PixPipeline
+from limner.pipelines.loading import load_model
+from limner.pipelines.rivals import IPAdapterPipeline
+from limner.pipelines.slim import write_slim
+from limner.training.tasks.instruct_pix2pix import widen
+
+
+def paint(pipe: Any) -> np.ndarray:
+    noise = torch.Generator().manual_seed(0)
+    return pipe("a wizard", identity=pipe.enroll(noise_face(0)), output_type="np", generator=noise).images
+
+
+def test_a_rival_without_its_base(parts: Path, tmp_path: Path) -> None:
+    assemble(parts / "base", encoder("mini"), default_steps=2).save_pretrained(tmp_path / "dream")
+    vae, unet, scheduler = base_parts(parts / "base")
+    made = RivalEncoder(WordTowers.from_base(parts / "base"), FaceBackbone(FaceViT(FACE).eval()))
+    made.adapter = {k: v + 0.1 for k, v in new_adapter(unet, "identity", FACE.output).items()}
+    pipe: Any = IPAdapterPipeline(vae, unet, scheduler, made, default_steps=2, world="sitters")
+    pipe.set_progress_bar_config(disable=True)
+    slim = tmp_path / "slim"
+    write_slim(pipe, slim, str(tmp_path / "dream"))
+    assert sorted(p.name for p in slim.iterdir()) == ["encoder", "model_index.json"]
+    loaded = load_model(str(slim), device="cpu")
+    assert set(loaded.weights) == {"encoder", "unet", "vae"}
+    assert loaded.world == "sitters"
+    assert np.abs(paint(loaded.pipe) - paint(pipe)).max() < 5e-2  # half precision
+    assert next(made.parameters()).dtype == torch.float32
+    index = json.loads((slim / "model_index.json").read_text())
+    other = save_base("mini", tmp_path / "other")
+    noisy = base_parts(other)[1]
+    with torch.no_grad():
+        noisy.conv_in.weight.normal_()
+        noisy.conv_out.weight.normal_()
+    noisy.save_pretrained(other / "unet")
+    (other / "model_index.json").write_text("{}")
+    (slim / "model_index.json").write_text(json.dumps({**index, "limner_base": str(other)}))
+    with pytest.raises(WeightsMismatch, match="trained on another base"):
+        load_model(str(slim), device="cpu")
+    del index["limner_probe"]
+    (slim / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(CorruptData, match="is damaged"):
+        load_model(str(slim), device="cpu")
+
+
+def test_a_rival_with_a_unet_of_its_own(parts: Path, tmp_path: Path) -> None:
+    vae, unet, scheduler = base_parts(parts / "base")
+    widen(unet)
+    pipe = InstructPix2PixPipeline(vae, unet, scheduler, RivalEncoder(WordTowers.from_base(parts / "base")))
+    with pytest.raises(ConfigError, match="has a UNet of its own"):
+        write_slim(pipe, tmp_path / "slim", "dreamidentity-mini")
