@@ -95,11 +95,14 @@ def _run(
     place: Place,
     as_json: bool,
 ) -> None:
+    from transformers.utils import logging
+
     from limner.evaluation.run import evaluate as run
     from limner.evaluation.run import write_tasks
     from limner.evaluation.scorers import load_judges
     from limner.pipelines.loading import choose_device
 
+    logging.disable_progress_bar()
     where = choose_device(place.device)
     judges = load_judges(benchmark.scorers, where, place.accept_license)
     for said in judges.left_out:
