@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from limner.faces import Face, FaceFinder, align_face
+from limner.faces import FaceFinder, align_face
 from limner.faces.detect import DetectedFace
 from limner.pipelines.gaze import Gaze, add_gaze
 from limner.pipelines.loading import load_model
 from limner.pipelines.paint import default_dials, paint
+from limner.types import Face
 from limner.world.dataset import WorldDataset
 from limner.world.words import SCENE
 

@@ -55,6 +55,7 @@ def faces(
     A face is found, and kept where it is large enough; the rest is listed in rejected.jsonl. Killed, the same command
     goes on where it stopped and makes the same set, here or on a Ray cluster.
     """
+    _quiet()
     from limner.data.self_augment import FacesPlan, read_people
     from limner.pipelines.self_augment import build_faces
 
@@ -100,6 +101,7 @@ def edits(
     For every prompt the name stands in for S*. Likeness is the cosine to the person's faces, fit that of a CLIP.
     Killed, the same command goes on where it stopped and makes the same set, here or on a Ray cluster.
     """
+    _quiet()
     from limner.data.self_augment import EditsPlan, read_faces
     from limner.pipelines.self_augment import build_edits
 
@@ -114,6 +116,13 @@ def edits(
         print_json({"out": str(out), **manifest})
     else:
         note(f"{out} holds {manifest['samples']:,} pictures of {people:,} people; now: limner data clean {out} --out …")
+
+
+def _quiet() -> None:
+    """Without the chatter of the libraries below; before they are imported."""
+    import os
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def _brush(
