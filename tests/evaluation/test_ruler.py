@@ -25,7 +25,7 @@ from limner.evaluation.recipe import Benchmark, read_benchmark
 from limner.evaluation.scorers import Judges
 from limner.evaluation.statistics import Bootstrap, fid, kid, mean
 from limner.evaluation.store import MAIN, Cell, Store, encode_png
-from limner.evaluation.tables import markdown
+from limner.evaluation.tables import cell, markdown
 from limner.training.progress import silent
 
 PROMPTS = ["S* as a wizard, in a forest", "a watercolor of S* on a beach", "S* as a chef, in a kitchen"]
@@ -299,6 +299,14 @@ def test_distances_are_zero_for_one_distribution_and_grow() -> None:
     assert fid(one, one) == pytest.approx(0, abs=1e-6)
 
 
+def test_what_is_undefined_is_said_to_be_nothing() -> None:
+    """Where neither real people nor strangers are found, there is no scale to normalise by."""
+    lost, ground = dataclasses.replace(_verdicts(4), found=np.zeros(8, bool)), _ground(4)
+    identity = estimates(lost, ground, lost, lost, sets=False)["identity/r"].to_dict()
+    assert (identity["value"], identity["low"], identity["high"]) == (None, None, None)
+    assert cell(identity) == "–"
+
+
 def test_the_floor_never_gives_anybody_their_own_pictures() -> None:
     real = _verdicts(5)
     moved = strangers(real, [f"p{k:02d}" for k in range(5)])
@@ -319,12 +327,12 @@ def test_a_shared_recipe_reads(tmp_path: Path) -> None:
 
 
 def test_a_cell_is_there_whole_or_not_at_all(tmp_path: Path, benchmark_: Benchmark, judges: Judges) -> None:
-    store, cell = Store(tmp_path), Cell(MAIN, "m", "p", 0)
+    store = Store(tmp_path)
     people = gather(benchmark_.people, judges.finder)[:2]
     jobs = [j for j in running.jobs_of(benchmark_) if j.method == "real"]
     sets = {MAIN: people}
     paint_all(benchmark_, store, sets, jobs, running._painters(benchmark_, no_model), silent)
-    assert store.facts(cell) is None
+    assert store.facts(Cell(MAIN, "m", "p", 0)) is None
     place = store.picture(Cell(MAIN, "real", people[0].key, 0), 0)
     place.with_name("00.json").unlink()
     place.write_bytes(b"half a picture")

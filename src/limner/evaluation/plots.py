@@ -13,7 +13,7 @@ from limner.evaluation.store import MAIN, Cell, Store, read_picture
 from limner.evaluation.tables import Document, main_key
 from limner.types import write_atomic
 
-ROWS, COLUMNS = 6, 8
+ROWS, COLUMNS = 6, 12
 
 
 def write_plots(document: Document, folder: Path) -> list[str]:
@@ -83,7 +83,7 @@ def _methods(document: Document) -> bytes | None:
     figure, axes = _figure()
     for name, method in document["methods"].items():
         x, y = method["estimates"].get(x_key), method["estimates"].get(y_key)
-        if x is None or y is None or x["value"] != x["value"]:
+        if not (_known(x) and _known(y)):
             continue
         axes.errorbar(
             x["value"], y["value"], xerr=_error(x), yerr=_error(y), fmt="s" if name in BOUNDS else "o",
@@ -103,10 +103,12 @@ def _dials(document: Document) -> bytes | None:
     lines: dict[tuple[str, float], list[tuple[float, float, float]]] = {}
     for row in document["curve"]:
         x, y = row["estimates"].get(x_key), row["estimates"].get(y_key)
-        if x is not None and y is not None:
+        if _known(x) and _known(y):
             points.append((x["value"], y["value"]))
             line = lines.setdefault((row["method"], row["guidance"]), [])
             line.append((row["strength"], x["value"], y["value"]))
+    if not points:
+        return None
     colors = {m: f"C{k}" for k, m in enumerate(dict.fromkeys(m for m, _ in lines))}
     styles = dict(zip(dict.fromkeys(g for _, g in lines), ("-", "--", ":", "-.") * 8, strict=False))
     for (method, guidance), line in lines.items():
@@ -132,7 +134,7 @@ def _cost(document: Document) -> bytes | None:
     found = [
         (name, m["estimates"]["encoding_seconds"]["value"], m["estimates"][key])
         for name, m in document["methods"].items()
-        if "encoding_seconds" in m["estimates"] and key in m["estimates"]
+        if "encoding_seconds" in m["estimates"] and _known(m["estimates"].get(key))
     ]
     if not found:
         return None
@@ -153,12 +155,18 @@ def _slices(document: Document) -> bytes | None:
     names = list(dict.fromkeys(v for m in methods.values() for v in m["values"]))
     figure, axes = _figure(9)
     for name, method in methods.items():
-        there = [(k, method["values"][s][key]) for k, s in enumerate(names) if key in method["values"].get(s, {})]
+        there = [
+            (k, method["values"][s][key]) for k, s in enumerate(names) if _known(method["values"].get(s, {}).get(key))
+        ]
         errors = [[_error(e)[side][0] for _, e in there] for side in (0, 1)]
         axes.errorbar([k for k, _ in there], [e["value"] for _, e in there], errors, marker="o", capsize=2, label=name)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
     axes.legend(fontsize=8)
     return _finish(figure, axes, "", "identity")
+
+
+def _known(estimate: Any) -> bool:
+    return estimate is not None and estimate["value"] is not None
 
 
 def _error(estimate: Mapping[str, Any]) -> list[list[float]]:

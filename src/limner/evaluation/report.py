@@ -223,7 +223,7 @@ def _slices(evidence: Evidence) -> dict[str, Any]:
 def _gap(parts: Mapping[str, Any], ground: Ground) -> dict[str, Any]:
     """Best, worst, and how far they are apart, by the normalised identity of the main recogniser."""
     key = f"identity/{ground.recognisers[0]}"
-    values = {k: v[key]["value"] for k, v in parts.items() if key in v and np.isfinite(v[key]["value"])}
+    values = {k: v[key]["value"] for k, v in parts.items() if key in v and v[key]["value"] is not None}
     if len(values) < 2:
         return {}
     best, worst = max(values, key=lambda k: values[k]), min(values, key=lambda k: values[k])

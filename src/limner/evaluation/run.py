@@ -85,7 +85,7 @@ def evaluate(
     document = build_report(evidence)
     shown = [n for n in document["methods"] if (out / "pictures" / MAIN / n).is_dir()]
     write_sheets(store, sets[MAIN][: benchmark.people.count], shown, benchmark.prompts)
-    write_atomic(out / REPORT, json.dumps(document, indent=1).encode())
+    write_atomic(out / REPORT, json.dumps(document, indent=1, allow_nan=False).encode())
     return Outcome(document, 0)
 
 

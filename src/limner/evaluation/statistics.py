@@ -29,8 +29,8 @@ class Estimate:
     pictures: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, rounded to six significant digits."""
-        return {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in asdict(self).items()}
+        """Plain values, rounded to six significant digits; None for what is undefined."""
+        return {k: _plain(v) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 
 class Bootstrap:
@@ -150,6 +150,10 @@ def comparable(features: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np
     """Two sets of features, scaled so that the mean square of a number of `others` is 1: no network's units matter."""
     scale = np.sqrt((others.astype(np.float64) ** 2).mean())
     return features / max(scale, 1e-12), others / max(scale, 1e-12)
+
+
+def _plain(value: float) -> float | None:
+    return float(f"{value:.6g}") if np.isfinite(value) else None
 
 
 def _root(matrix: np.ndarray) -> np.ndarray:

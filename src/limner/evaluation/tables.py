@@ -31,7 +31,7 @@ def markdown(document: Document, pictures: Sequence[str] = ()) -> str:
 
 def cell(estimate: Mapping[str, Any] | None, digits: int = 3) -> str:
     """`0.812 [0.790, 0.831]`, or a dash where there is nothing."""
-    if estimate is None or estimate["value"] != estimate["value"]:
+    if estimate is None or estimate["value"] is None:
         return "–"
     value = f"{estimate['value']:.{digits}f}"
     if estimate["low"] is None:
@@ -136,7 +136,7 @@ def _faceclip(document: Document) -> str:
 
 def _gain(comparison: Mapping[str, Any]) -> str:
     gain = comparison["gain"]
-    if gain["value"] != gain["value"] or gain["low"] is None:
+    if gain["value"] is None or gain["low"] is None:
         return "–"
     return f"{100 * gain['value']:+.1f} % [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
 
@@ -213,7 +213,7 @@ def _text(values: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _brief(estimate: Mapping[str, Any] | None) -> str:
-    return "–" if estimate is None or estimate["value"] != estimate["value"] else f"{estimate['value']:.2f}"
+    return "–" if estimate is None or estimate["value"] is None else f"{estimate['value']:.2f}"
 
 
 def _brief_number(value: float | None) -> str:
