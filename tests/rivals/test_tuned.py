@@ -101,9 +101,9 @@ def test_a_learning_that_was_killed_goes_on(method: str, parts: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("base", [b for b in BASES if b != "mini"])
-@pytest.mark.parametrize("method", ["textual-inversion", "dreambooth-lora"])
-def test_full_size_shapes(base: str, method: str, tmp_path: Path) -> None:
-    pipe = pipeline(method, save_base(base, tmp_path / "base"), tmp_path, steps=1)
+@pytest.mark.parametrize("method", TUNED)
+def test_full_size_shapes_and_mixed_precision(base: str, method: str, tmp_path: Path) -> None:
+    pipe = pipeline(method, save_base(base, tmp_path / "base"), tmp_path, steps=1, precision="bf16")
     person = pipe.enroll(noise_face(0))
     assert np.abs(paint(pipe, person) - paint(pipe, None)).max() > 1e-5
 
@@ -216,6 +216,7 @@ def test_a_damaged_checkpoint(parts: Path, tmp_path: Path) -> None:
         ({"templates": ["a photo"]}, r"sentences with S\*"),
         ({"framing": [0.9, 0.5]}, "two rising shares"),
         ({"class_pictures": 0}, "with prior_weight"),
+        ({"precision": "half"}, "no, bf16"),
         ({"speed": 3}, "has no field 'speed'"),
     ],
 )

@@ -31,6 +31,7 @@ def silent(description: str, total: int) -> Iterator[Callable[[int], None]]:
     yield lambda _: None
 
 
+PRECISIONS = ("no", "bf16")
 CHUNK = 8
 """Pictures that are encoded at once."""
 
@@ -50,6 +51,8 @@ class TuningSettings(Config):
         framing: least and largest share of the picture's side that the aligned face takes.
         placements: pictures made of the faces, each face at another place and size.
         checkpoint_every: steps between two checkpoints; 0 writes none.
+        precision: no (float32), or bf16 (mixed; what is learnt stays float32), faster where the machine can do it.
+            A base in half precision is always tuned in mixed precision.
         seed: of everything random.
     """
 
@@ -67,6 +70,7 @@ class TuningSettings(Config):
     framing: tuple[float, float] = (0.5, 0.75)
     placements: int = 32
     checkpoint_every: int = 50
+    precision: str = "no"
     seed: int = 0
 
     def validate(self) -> None:
@@ -75,6 +79,7 @@ class TuningSettings(Config):
         for name in ("weight_decay", "prior_weight", "class_pictures", "regularisation", "checkpoint_every", "seed"):
             self.check(getattr(self, name) >= 0, name, "0 or more")
         self.check(self.lr > 0, "lr", "more than 0")
+        self.check(self.precision in PRECISIONS, "precision", ", ".join(PRECISIONS))
         self.check(bool(self.templates), "templates", "at least one sentence")
         self.check(all(PLACEHOLDER in t for t in self.templates), "templates", f"sentences with {PLACEHOLDER}")
         self.check(0.1 <= self.framing[0] <= self.framing[1] <= 1, "framing", "two rising shares from 0.1 to 1")
@@ -208,16 +213,16 @@ class Lesson:
             ids = torch.tensor([[size, size, 0, 0, size, size]] * len(latents), device=latents.device)
             added = {"text_embeds": said.pooled.to(unet.dtype), "time_ids": ids.to(unet.dtype)}
         noisy = schedule.add_noise(latents, noise, t).to(unet.dtype)
-        with autocast(unet):
+        with autocast(unet, self.settings.precision):
             prediction = denoise(noisy, t, said.tokens.to(unet.dtype), added_cond_kwargs=added).sample
         return (prediction.float() - schedule.target(latents, noise, t)).square()
 
 
-def autocast(unet: Any) -> AbstractContextManager[Any]:
-    """Mixed precision where the base is kept in half precision: what is tuned is float32."""
-    if unet.dtype == torch.float32:
-        return nullcontext()
-    return torch.autocast(unet.device.type, dtype=unet.dtype)
+def autocast(unet: Any, precision: str) -> AbstractContextManager[Any]:
+    """Mixed precision where it is asked for, or where the base is kept in half precision: what is tuned is float32."""
+    if unet.dtype != torch.float32:
+        return torch.autocast(unet.device.type, dtype=unet.dtype)
+    return nullcontext() if precision == "no" else torch.autocast(unet.device.type, dtype=torch.bfloat16)
 
 
 def tune(
