@@ -23,6 +23,7 @@ from limner.faces.align import invert, transform
 from limner.faces.cascade import Cascade
 from limner.faces.detect import overlap
 from limner.faces.insight import InsightFace
+from limner.world.dataset import WorldDataset
 
 Turn = Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]
 
@@ -124,8 +125,29 @@ def test_the_cascade_finds_faces_without_any_weights(photos: dict, found: dict) 
         assert inside.all()
 
 
-def test_without_weights_the_cascade_takes_over_and_says_so_once(
-    photos: dict, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+@pytest.mark.parametrize("name", ["0001_female", "0005_male", "0011_male", "0013_male"])
+def test_our_own_detector_finds_photos_too(photos: dict, found: dict, name: str) -> None:
+    faces = make_detector("mini").detect(photos[name])
+    assert len(faces) == 1
+    width = faces[0].size[0]
+    assert np.linalg.norm(faces[0].landmarks - found[name], axis=1).mean() < 0.08 * width
+
+
+def test_our_own_detector_finds_sitters() -> None:
+    detector = make_detector("mini")
+    apart = []
+    for sample in WorldDataset(split="test", identities=24, views=1, seed=7):
+        faces = detector.detect(sample["image"])
+        if abs(sample["view"]["yaw"]) > 45:
+            continue
+        assert len(faces) == 1, sample["view"]["style"]
+        distance = np.linalg.norm(faces[0].landmarks - sample["landmarks"], axis=1)[np.asarray(sample["visible"])]
+        apart.append(distance.mean() / (sample["box"][2] - sample["box"][0]))
+    assert np.mean(apart) < 0.04
+
+
+def test_without_weights_our_own_detector_takes_over_and_says_so_once(
+    photos: dict, found: dict, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("LIMNER_YUNET", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
@@ -133,9 +155,10 @@ def test_without_weights_the_cascade_takes_over_and_says_so_once(
     monkeypatch.setattr(detect, "_said", set())
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            finder = FaceFinder()
-            assert finder.face(photos["0003_female"]).landmarks is None
-    assert [record.message.count("cascade") for record in caplog.records if "cascade" in record.message] == [1]
+            face = FaceFinder().face(photos["0003_female"])
+            width = face.box[2] - face.box[0]
+            assert np.linalg.norm(face.landmarks - found["0003_female"], axis=1).mean() < 0.12 * width
+    assert len([record for record in caplog.records if "own small detector" in record.message]) == 1
     with pytest.raises(WeightsUnavailable, match="yunet") as caught:
         make_detector("yunet")
     assert "LIMNER_YUNET" in caught.value.hint
@@ -150,7 +173,7 @@ def test_weights_that_were_named_are_demanded(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("LIMNER_YUNET", str(tmp_path / "absent.onnx"))
     with pytest.raises(WeightsUnavailable):
         make_detector("auto")
-    with pytest.raises(ConfigError, match="allowed: auto, yunet, cascade, insightface"):
+    with pytest.raises(ConfigError, match="allowed: auto, yunet, mini, cascade, insightface"):
         make_detector("mtcnn")
     with pytest.raises(ConfigError, match="takes no weights"):
         make_detector("cascade", weights=tmp_path / "other.onnx")

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
         face: Annotated[str | None, typer.Option("--choose", "--face", help=FACE_HELP, show_default="largest")] = None,
         draw: Annotated[Path | None, typer.Option(help="Write a picture that shows what was found.")] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print a list with one object per image.")] = False,
-        detector: Annotated[str, typer.Option(help="auto, yunet, cascade or insightface.")] = "auto",
+        detector: Annotated[str, typer.Option(help="auto, yunet, mini, cascade or insightface.")] = "auto",
         detector_weights: Annotated[
             Path | None, typer.Option(help="Local copy of YuNet's ONNX file (or set LIMNER_YUNET).")
         ] = None,

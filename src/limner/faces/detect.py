@@ -298,7 +298,7 @@ def make_detector(
 
     Args:
         name: `yunet`; `mini`, for sitters; `cascade`; `insightface`; or `auto`: YuNet, and only where its weights are
-            neither on this machine nor to be had, scikit-image's cascade, which says so once.
+            neither on this machine nor to be had, Limner's own, which says so once.
         weights: local file of the detector's weights, for those that have some.
         accept_license: of weights that forbid commercial use (InsightFace's).
 
@@ -317,8 +317,10 @@ def make_detector(
             if name == "yunet" or weights or os.environ.get(YUNET.variable):
                 raise
             _say_once(
-                f"{e.message} Falling back to scikit-image's LBP cascade: frontal faces, boxes without landmarks."
+                f"{e.message} Falling back to Limner's own small detector, which knows synthetic people; on photos it "
+                "is less exact, and sees a face in gravel now and then."
             )
+            name = "mini"
     if weights:
         raise ConfigError(f"The face detector {name!r} takes no weights file; got {weights}.")
     if name == "insightface":
