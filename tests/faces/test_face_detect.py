@@ -133,6 +133,11 @@ def test_our_own_detector_finds_photos_too(photos: dict, found: dict, name: str)
     assert np.linalg.norm(faces[0].landmarks - found[name], axis=1).mean() < 0.08 * width
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1)])
+def test_our_own_detector_takes_any_shape(shape: tuple[int, int]) -> None:
+    assert make_detector("mini").detect(np.full((*shape, 3), 200, np.uint8)) == []
+
+
 def test_our_own_detector_finds_sitters() -> None:
     detector = make_detector("mini")
     apart = []

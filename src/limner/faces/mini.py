@@ -128,7 +128,8 @@ class MiniDetector(FaceDetector):
     def scan(self, image: np.ndarray) -> list[DetectedFace]:
         """See `FaceDetector.scan`."""
         height, width = image.shape[:2]
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
+        # A copy: numpy calls a turned picture one pixel wide contiguous, although its strides are negative.
+        pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
         pixels = F.pad(pixels, (0, -width % 32, 0, -height % 32), value=0.5)
         with self._lock, torch.inference_mode():
             logits, landmarks = self._net(pixels)
