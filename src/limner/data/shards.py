@@ -22,6 +22,8 @@ from limner.errors import CorruptData, OutputConflict, StorageError
 from limner.types import write_atomic
 
 MANIFEST, FORMAT = "manifest.json", "limner shards 1"
+PARTIAL = ".partial"
+"""How the name of what is not complete ends."""
 Samples = list[tuple[str, dict[str, bytes]]]
 """Keys (no dots) and their files by extension."""
 Work = Callable[[Any], Samples]
@@ -79,10 +81,10 @@ def build_shards(
     folder, advance = Path(folder), advance or (lambda n: None)
     spans = [range(a, min(a + per_shard, len(units))) for a in range(0, len(units), per_shard)]
     facts = {"format": FORMAT, "kind": kind, "config": config, "units": len(units), "per_shard": per_shard}
-    with _claimed(folder, facts):
-        for path in folder.glob(".*.partial"):
-            path.unlink()
-        done = _finished(folder, kind, len(spans))
+    with claimed_folder(folder):
+        held = _check(folder, facts)
+        drop_partial(folder)
+        done = finished_shards(folder, held, [shard_name(kind, k) for k in range(len(spans))])
         advance(sum(len(spans[k]) for k in done))
         wanted = [i for k, span in enumerate(spans) if k not in done for i in span]
         waiting: dict[int, dict[int, Samples]] = {}
@@ -93,7 +95,9 @@ def build_shards(
                 advance(1)
                 if len(waiting[shard]) == len(spans[shard]):
                     parts = waiting.pop(shard)
-                    done[shard] = _write(folder / shard_name(kind, shard), [s for i in sorted(parts) for s in parts[i]])
+                    done[shard] = write_shard(
+                        folder / shard_name(kind, shard), (s for i in sorted(parts) for s in parts[i])
+                    )
                     _save(folder, facts, done, len(spans))
         return _save(folder, facts, done, len(spans))
 
@@ -170,25 +174,84 @@ def lines(rows: Iterable[Any]) -> bytes:
 
 
 @contextmanager
-def _claimed(folder: Path, facts: dict[str, Any]) -> Iterator[None]:
-    """The folder, found to hold this build or nothing, and locked against other builds."""
+def claimed_folder(folder: Path) -> Iterator[None]:
+    """The folder, made if need be, and locked against other builds.
+
+    Raises:
+        OutputConflict: a file is in the way, or another build is at work there.
+        StorageError: it cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileExistsError, NotADirectoryError) as e:
+        raise OutputConflict(f"{folder} is a file; a folder is expected.", "Choose another --out.") from e
     except OSError as e:
         raise StorageError(f"Cannot make the folder {folder}: {e.strerror or e}.", "Choose another --out.") from e
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
-            raise OutputConflict(f"Another build is writing into {folder}.", "Wait for it, or choose another.") from e
-        _check(folder, facts)
+            raise OutputConflict(
+                f"Another build is writing into {folder}.", "Wait for it, or choose another --out."
+            ) from e
         yield
     finally:
         os.close(handle)
 
 
-def _check(folder: Path, facts: dict[str, Any]) -> None:
+def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> dict[str, Any]:
+    """Writes a shard under a temporary name and renames it when it is complete; samples may be made on the way.
+
+    Returns:
+        Its entry in a manifest: name, samples, bytes, sha256.
+
+    Raises:
+        StorageError: it cannot be written.
+        Whatever making the samples raises; nothing is left of the shard then.
+    """
+    temporary, count = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}"), 0
+    try:
+        with temporary.open("wb") as f:
+            with tarfile.open(fileobj=f, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+                for key, files in samples:
+                    for extension, content in files.items():
+                        info = tarfile.TarInfo(f"{key}.{extension}")
+                        info.size, info.mode = len(content), 0o644
+                        tar.addfile(info, io.BytesIO(content))
+                    count += 1
+            f.flush()
+            os.fsync(f.fileno())
+        digest, size = _digest(temporary), temporary.stat().st_size
+        temporary.replace(path)
+    except OSError as e:
+        raise StorageError(
+            f"Cannot write {path}: {e.strerror or e}. Finished shards are intact.",
+            "Free some space and run the same command again; it goes on from there.",
+        ) from e
+    finally:
+        temporary.unlink(missing_ok=True)
+    return {"name": path.name, "samples": count, "bytes": size, "sha256": digest}
+
+
+def finished_shards(folder: Path, entries: Iterable[dict[str, Any]], names: Sequence[str]) -> dict[int, dict[str, Any]]:
+    """Of the shards with these names, by position, the entries of those whose bytes are as an entry says."""
+    known, done = {e["name"]: e for e in entries}, {}
+    for k, name in enumerate(names):
+        entry, path = known.get(name), folder / name
+        if entry and path.is_file() and path.stat().st_size == entry["bytes"] and _digest(path) == entry["sha256"]:
+            done[k] = entry
+    return done
+
+
+def drop_partial(folder: Path) -> None:
+    """Removes what a killed build left half-written."""
+    for path in folder.glob(f".*{PARTIAL}"):
+        path.unlink()
+
+
+def _check(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries of the shards there; OutputConflict unless the folder is empty or holds a build with these facts."""
     path = folder / MANIFEST
     if not path.exists():
         others = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
@@ -197,7 +260,7 @@ def _check(folder: Path, facts: dict[str, Any]) -> None:
                 f"{folder} is not empty and holds no build ({others[0]!r} is in it).", "Choose a new folder."
             )
         _save(folder, facts, {}, -1)
-        return
+        return []
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
@@ -216,17 +279,7 @@ def _check(folder: Path, facts: dict[str, Any]) -> None:
             f"{facts[different[0]]!r}.",
             "Choose a new folder, or repeat the command that began the build.",
         )
-
-
-def _finished(folder: Path, kind: str, shards: int) -> dict[int, dict[str, Any]]:
-    """Shards that the manifest names and whose bytes are as it says."""
-    entries = {e["name"]: e for e in json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["shards"]}
-    done = {}
-    for k in range(shards):
-        entry, path = entries.get(shard_name(kind, k)), folder / shard_name(kind, k)
-        if entry and path.is_file() and path.stat().st_size == entry["bytes"] and _digest(path) == entry["sha256"]:
-            done[k] = entry
-    return done
+    return list(held["shards"])
 
 
 def _save(folder: Path, facts: dict[str, Any], done: dict[int, dict[str, Any]], shards: int) -> dict[str, Any]:
@@ -238,30 +291,6 @@ def _save(folder: Path, facts: dict[str, Any], done: dict[int, dict[str, Any]], 
     }
     write_atomic(folder / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
     return manifest
-
-
-def _write(path: Path, samples: Samples) -> dict[str, Any]:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as f:
-            with tarfile.open(fileobj=f, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-                for key, files in samples:
-                    for extension, content in files.items():
-                        info = tarfile.TarInfo(f"{key}.{extension}")
-                        info.size, info.mode = len(content), 0o644
-                        tar.addfile(info, io.BytesIO(content))
-            f.flush()
-            os.fsync(f.fileno())
-        digest, size = _digest(temporary), temporary.stat().st_size
-        temporary.replace(path)
-    except OSError as e:
-        raise StorageError(
-            f"Cannot write {path}: {e.strerror or e}. Finished shards are intact.",
-            "Free some space and run the same command again; it goes on from there.",
-        ) from e
-    finally:
-        temporary.unlink(missing_ok=True)
-    return {"name": path.name, "samples": len(samples), "bytes": size, "sha256": digest}
 
 
 def _digest(path: Path) -> str:

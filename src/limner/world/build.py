@@ -6,22 +6,18 @@ bytes depend on the config alone: not on the number of workers, nor on how often
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import io
 import json
 import multiprocessing
 import os
 import signal
-import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from limner.data.shards import claimed_folder, drop_partial, finished_shards, write_shard
 from limner.errors import ConfigError, CorruptData, LimnerError, OutputConflict, StorageError
 from limner.types import write_atomic
 from limner.world.dataset import MANIFEST, WorldConfig, WorldDataset
@@ -31,7 +27,6 @@ SHARD_SIZE = 256
 """Samples in a shard."""
 MAX_WORKERS = 256
 Advance = Callable[[int], None]
-_TEMPORARY = ".partial"
 
 
 class Stopped(LimnerError):
@@ -61,11 +56,11 @@ def build(config: WorldConfig, out: str | Path, workers: int = 1, advance: Advan
         raise ConfigError(f"workers is {workers!r}; a whole number from 1 to {MAX_WORKERS} is expected.")
     folder, advance = Path(out), advance or (lambda n: None)
     data = WorldDataset(config)
-    with _claimed(folder, config):
-        for path in folder.glob(f"*{_TEMPORARY}"):
-            path.unlink()
+    with claimed_folder(folder):
+        _check(folder, config)
+        drop_partial(folder)
         spans = _spans(len(data))
-        done = _finished(folder, spans)
+        done = finished_shards(folder, _entries(folder), [_name(k) for k in range(len(spans))])
         for entry in done.values():
             advance(entry["samples"])
         todo = [k for k in range(len(spans)) if k not in done]
@@ -82,29 +77,6 @@ def build(config: WorldConfig, out: str | Path, workers: int = 1, advance: Advan
 
 def _spans(total: int) -> list[range]:
     return [range(a, min(a + SHARD_SIZE, total)) for a in range(0, total, SHARD_SIZE)]
-
-
-@contextmanager
-def _claimed(folder: Path, config: WorldConfig) -> Iterator[None]:
-    """The folder with this config in it, locked against other builds."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except (FileExistsError, NotADirectoryError) as e:
-        raise OutputConflict(f"{folder} is a file; a folder is expected.", "Choose another --out.") from e
-    except OSError as e:
-        raise StorageError(f"Cannot make the folder {folder}: {e.strerror}.", "Choose another --out.") from e
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            raise OutputConflict(
-                f"Another build is writing into {folder}.", "Wait for it, or choose another --out."
-            ) from e
-        _check(folder, config)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _check(folder: Path, config: WorldConfig) -> None:
@@ -137,19 +109,12 @@ def _check(folder: Path, config: WorldConfig) -> None:
             )
 
 
-def _finished(folder: Path, spans: list[range]) -> dict[int, dict[str, Any]]:
-    """Shards that the manifest names and whose bytes are as it says."""
+def _entries(folder: Path) -> list[dict[str, Any]]:
+    """The shards that the manifest names; none where there is no manifest that can be read."""
     try:
-        entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["shards"]
+        return list(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["shards"])
     except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    done = {}
-    for k in range(len(spans)):
-        entry = next((e for e in entries if e["name"] == _name(k)), None)
-        path = folder / _name(k)
-        if entry and path.is_file() and path.stat().st_size == entry["bytes"] and _digest(path) == entry["sha256"]:
-            done[k] = entry
-    return done
+        return []
 
 
 def _manifest(config: WorldConfig, spans: list[range], done: dict[int, dict[str, Any]]) -> dict[str, Any]:
@@ -170,38 +135,17 @@ def _name(index: int) -> str:
     return f"shard-{index:06d}.tar"
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def _write(data: WorldDataset, folder: Path, index: int, span: range, tick: Callable[[], None]) -> dict[str, Any]:
     """Renders one shard and puts it in place; `tick` is called after each sample and may raise."""
     from limner.world.truth import encode
 
-    path, temporary = folder / _name(index), folder / f".{_name(index)}.{os.getpid()}{_TEMPORARY}"
-    try:
-        with temporary.open("wb") as f:
-            with tarfile.open(fileobj=f, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-                for i in span:
-                    sample = data[i]
-                    for extension, content in encode(sample).items():
-                        info = tarfile.TarInfo(f"{sample['key']}.{extension}")
-                        info.size, info.mode = len(content), 0o644
-                        tar.addfile(info, io.BytesIO(content))
-                    tick()
-            f.flush()
-            os.fsync(f.fileno())
-        digest, size = _digest(temporary), temporary.stat().st_size
-        temporary.replace(path)
-    except OSError as e:
-        raise StorageError(
-            f"Cannot write {path}: {e.strerror or e}. Finished shards are intact.",
-            "Free some space and run the same command again; it goes on from there.",
-        ) from e
-    finally:
-        temporary.unlink(missing_ok=True)
-    return {"index": index, "name": path.name, "samples": len(span), "bytes": size, "sha256": digest}
+    def samples() -> Iterator[tuple[str, dict[str, bytes]]]:
+        for i in span:
+            sample = data[i]
+            yield sample["key"], encode(sample)
+            tick()
+
+    return {"index": index, **write_shard(folder / _name(index), samples())}
 
 
 def _here(
