@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,7 +10,7 @@ import pytest
 
 from limner.errors import ConfigError, FaceError
 from limner.evaluation.judging import shots_of
-from limner.evaluation.painters import CopyPainter, Enrolled, Painter
+from limner.evaluation.painters import CopyPainter, Enrolled, Painter, Wish
 from limner.evaluation.painting import Job, jobs_of, paint_all
 from limner.evaluation.people import Person, gather, gather_slice, real_picture
 from limner.evaluation.recipe import Benchmark, PeopleSpec
@@ -98,16 +97,8 @@ class Unable:
             raise FaceError("No face was found.")
         return self.copy.enroll(person)
 
-    def paint(
-        self,
-        person: Person,
-        identity: Identity | None,
-        prompt: str,
-        seeds: Sequence[int],
-        strength: float,
-        guidance: float | None,
-    ) -> list[np.ndarray]:
-        return self.copy.paint(person, identity, prompt, seeds, strength, guidance)
+    def paint(self, person: Person, identity: Identity | None, wish: Wish) -> list[np.ndarray]:
+        return self.copy.paint(person, identity, wish)
 
 
 def test_somebody_who_cannot_be_enrolled_is_a_failure_not_a_gap(tmp_path: Path) -> None:

@@ -125,12 +125,12 @@ def test_the_cascade_finds_faces_without_any_weights(photos: dict, found: dict) 
         assert inside.all()
 
 
-@pytest.mark.parametrize("name", ["0001_female", "0005_male", "0011_male", "0013_male"])
-def test_our_own_detector_finds_photos_too(photos: dict, found: dict, name: str) -> None:
-    faces = make_detector("mini").detect(photos[name])
-    assert len(faces) == 1
-    width = faces[0].size[0]
-    assert np.linalg.norm(faces[0].landmarks - found[name], axis=1).mean() < 0.08 * width
+def test_our_own_detector_finds_photos_too(photos: dict, found: dict) -> None:
+    for name in sorted(photos.keys() - {"astronaut"}):
+        faces = make_detector("mini").detect(photos[name])
+        assert len(faces) == 1, name
+        width = faces[0].size[0]
+        assert np.linalg.norm(faces[0].landmarks - found[name], axis=1).mean() < 0.08 * width, name
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1)])

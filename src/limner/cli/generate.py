@@ -236,14 +236,14 @@ class Order:
             ConfigError: a file that cannot be read.
         """
         prompts = [p.strip() for p in self.prompt]
-        prompts = [p for p in prompts if p and not p.startswith("#")] + _lines(self.prompts_file)
+        prompts = [p for p in prompts if p and not p.startswith("#")] + painting.read_lines(self.prompts_file)
         if not prompts:
             raise PromptError(
                 "There is nothing to paint: no prompt was given.", 'Say it: --prompt "a wizard in the snow".'
             )
         if self.scenes is None:
             return prompts
-        scenes = _lines(self.scenes)
+        scenes = painting.read_lines(self.scenes)
         if not scenes:
             raise PromptError(f"{self.scenes} holds no scene.", "Write one a line, as in: on a beach.")
         return [f"{prompt}, {scene}" for prompt in prompts for scene in scenes]
@@ -252,17 +252,6 @@ class Order:
         """Of every picture painted for a prompt, kept or not."""
         first = secrets.randbelow(2**31) if self.seed is None else self.seed
         return list(range(first, first + (self.best_of or self.number or 1)))
-
-
-def _lines(path: Path | None) -> list[str]:
-    """Lines of a file that say something; none without a file. ConfigError if it cannot be read."""
-    if path is None:
-        return []
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"Cannot read prompts from {path}: {e}") from e
-    return [line for line in lines if line and not line.startswith("#")]
 
 
 def _paint(

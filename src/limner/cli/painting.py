@@ -134,6 +134,17 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def read_lines(path: Path | None) -> list[str]:
+    """Lines of a file that say something; # begins a comment; none without a file. ConfigError if it cannot be read."""
+    if path is None:
+        return []
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"Cannot read the lines of {path}: {e}.", "A text file in UTF-8 is expected.") from e
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def parse_size(text: str | None) -> dict[str, int | None]:
     """`640x960` or `128` → width and height; None keeps the model's own."""
     if text is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from limner.cli.output import note, print_json, progress
+from limner.cli.painting import read_lines
 
 if TYPE_CHECKING:
     from limner.data.self_augment import Brush
@@ -105,7 +106,7 @@ def edits(
     from limner.data.self_augment import EditsPlan, read_faces
     from limner.pipelines.self_augment import build_edits
 
-    prompts = [*(prompt or []), *(_lines(prompts_file) if prompts_file else [])]
+    prompts = [*(prompt or []), *read_lines(prompts_file)]
     plan = EditsPlan(**({"prompts": tuple(prompts)} if prompts else {}), number=number)
     brush = _brush(steps, guidance, size, seed, detector, dtype, device, threads)
     people = len(read_faces(faces))
@@ -141,13 +142,3 @@ def _pool(address: str | None, brush: Brush, gpus: float) -> Pool | None:
     from limner.data.ray_pool import RayPool
 
     return RayPool(address, cpus=brush.threads, gpus=gpus)
-
-
-def _lines(path: Path) -> list[str]:
-    from limner.errors import ConfigError
-
-    try:
-        found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"Cannot read prompts from {path}: {e}.") from e
-    return [line for line in found if line and not line.startswith("#")]

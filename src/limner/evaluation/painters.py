@@ -36,6 +36,23 @@ class Enrolled:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What is to be painted of a person.
+
+    Attributes:
+        prompt: calls the person S*.
+        seeds: one a picture.
+        strength: how much of the person goes in, 0 to 1.
+        guidance: weight of what is asked for; None is the model's own.
+    """
+
+    prompt: str
+    seeds: Sequence[int]
+    strength: float = 1.0
+    guidance: float | None = None
+
+
 class Painter(Protocol):
     """A way to put a person into pictures."""
 
@@ -46,16 +63,8 @@ class Painter(Protocol):
             FaceError: the photos show no face.
         """
 
-    def paint(
-        self,
-        person: Person,
-        identity: Identity | None,
-        prompt: str,
-        seeds: Sequence[int],
-        strength: float,
-        guidance: float | None,
-    ) -> Pictures:
-        """One picture (H, W, 3) uint8 per seed. The prompt calls the person S*; `guidance` None is the model's own."""
+    def paint(self, person: Person, identity: Identity | None, wish: Wish) -> Pictures:
+        """One picture (H, W, 3) uint8 per seed."""
 
 
 class ModelPainter:
@@ -97,24 +106,24 @@ class ModelPainter:
         seconds = time.perf_counter() - start
         return Enrolled(compact(identity), seconds)
 
-    def paint(
-        self,
-        person: Person,
-        identity: Identity | None,
-        prompt: str,
-        seeds: Sequence[int],
-        strength: float,
-        guidance: float | None,
-    ) -> Pictures:
+    def paint(self, person: Person, identity: Identity | None, wish: Wish) -> Pictures:
         """See `Painter.paint`."""
         from limner.pipelines.paint import default_dials, paint
 
-        dials = default_dials(self.model, strength=strength, guidance_scale=guidance, steps=self.spec.steps)
-        said = prompt.replace(SUBJECT, self.spec.subject)
-        return [np.asarray(p.image.convert("RGB")) for p in paint(self.model, identity, [said], seeds, dials)]
+        dials = default_dials(self.model, strength=wish.strength, guidance_scale=wish.guidance, steps=self.spec.steps)
+        said = wish.prompt.replace(SUBJECT, self.spec.subject)
+        return [np.asarray(p.image.convert("RGB")) for p in paint(self.model, identity, [said], wish.seeds, dials)]
 
 
-class RealPainter:
+class Bound:
+    """What needs no model and keeps nothing of a person."""
+
+    def enroll(self, person: Person) -> Enrolled:
+        """Nothing is kept."""
+        return Enrolled(None, 0.0)
+
+
+class RealPainter(Bound):
     """The ceiling: other real pictures of the person; see `limner.evaluation.people.real_picture`.
 
     Args:
@@ -124,41 +133,17 @@ class RealPainter:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def enroll(self, person: Person) -> Enrolled:
-        """Nothing is kept."""
-        return Enrolled(None, 0.0)
-
-    def paint(
-        self,
-        person: Person,
-        identity: Identity | None,
-        prompt: str,
-        seeds: Sequence[int],
-        strength: float,
-        guidance: float | None,
-    ) -> Pictures:
+    def paint(self, person: Person, identity: Identity | None, wish: Wish) -> Pictures:
         """See `Painter.paint`; dials mean nothing here."""
-        return [real_picture(person, prompt, seed, self.size) for seed in seeds]
+        return [real_picture(person, wish.prompt, seed, self.size) for seed in wish.seeds]
 
 
-class CopyPainter:
+class CopyPainter(Bound):
     """Copy-paste: the reference photo, whatever the prompt says."""
 
-    def enroll(self, person: Person) -> Enrolled:
-        """Nothing is kept."""
-        return Enrolled(None, 0.0)
-
-    def paint(
-        self,
-        person: Person,
-        identity: Identity | None,
-        prompt: str,
-        seeds: Sequence[int],
-        strength: float,
-        guidance: float | None,
-    ) -> Pictures:
+    def paint(self, person: Person, identity: Identity | None, wish: Wish) -> Pictures:
         """See `Painter.paint`; all pictures are the same."""
-        return [person.photos[k % len(person.photos)] for k in range(len(seeds))]
+        return [person.photos[k % len(person.photos)] for k in range(len(wish.seeds))]
 
 
 def check_prompts(prompts: Sequence[str], people: Sequence[Person]) -> None:

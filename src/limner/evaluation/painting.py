@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from limner.errors import FaceError
-from limner.evaluation.painters import Painter, Peak
+from limner.evaluation.painters import Painter, Peak, Wish
 from limner.evaluation.people import Person
 from limner.evaluation.recipe import COPY, REAL, Benchmark, MethodSpec
 from limner.evaluation.store import MAIN, Cell, Store
@@ -153,8 +153,8 @@ def _paint(
             continue
         seeds = seeds_of(benchmark, person.key, cell.prompt, job.pictures)
         peak, start = Peak(), time.perf_counter()
-        prompt = benchmark.prompts[cell.prompt]
-        images = painter.paint(person, identity, prompt, seeds, job.strength, job.guidance)
+        wish = Wish(benchmark.prompts[cell.prompt], seeds, job.strength, job.guidance)
+        images = painter.paint(person, identity, wish)
         seconds = (time.perf_counter() - start) / len(seeds)
         store.write(cell, images, {"seeds": seeds, "seconds": seconds, "memory_mb": peak(), "wanted": job.pictures})
         advance(job.pictures)

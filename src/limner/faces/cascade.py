@@ -17,6 +17,7 @@ class Cascade(FaceDetector):
     """
 
     name = "cascade"
+    landmarks = False
     license = "BSD-3-Clause"
     levels = (160,)
     last_level = 320

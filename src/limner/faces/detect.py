@@ -65,6 +65,7 @@ class FaceDetector(ABC):
     Attributes:
         name: what `--detector` takes.
         license: of its weights; `commercial` says whether they may be used commercially.
+        landmarks: whether it finds them, and not boxes alone.
         levels: longest sides in pixels at which every picture is scanned, ascending.
         last_level: longest side of the last attempt at tiny faces, when nothing else found any.
         look_sizes: sides of the second look at a face, and at one of fewer than 48 pixels: enlarged too much, a face
@@ -74,6 +75,7 @@ class FaceDetector(ABC):
     name: ClassVar[str]
     license: ClassVar[str]
     commercial: ClassVar[bool] = True
+    landmarks: ClassVar[bool] = True
     levels: ClassVar[tuple[int, ...]]
     last_level: ClassVar[int]
     look_sizes: ClassVar[tuple[int, int]] = (256, 160)

@@ -86,12 +86,8 @@ class EncoderMethod(Method):
 
     def enroll(self, faces: Sequence[Face]) -> Identity:
         """See `Method.enroll`; several pictures are weighted by their quality, where it is known."""
-        import numpy as np
-        import torch
-
-        images = torch.from_numpy(np.stack([face.image for face in demand_faces(faces)]))
-        weights = [1.0 if face.quality is None else max(face.quality.score, 0.01) for face in faces]
-        tensors = {**self.encoder.enroll(images, weights), **self.nulls()}
+        weights = quality_weights(demand_faces(faces))
+        tensors = {**self.encoder.enroll(face_images(faces), weights), **self.nulls()}
         info = {"references": len(faces), "weights": [round(w, 4) for w in weights]}
         return Identity(tensors=tensors, method=self.name, version=self.version, model=self.model, info=info)
 
@@ -128,6 +124,19 @@ def demand_faces(faces: Sequence[Face]) -> Sequence[Face]:
     if not faces:
         raise FaceError("Enrolling needs at least one face; got none.", "Give one or more photos of the person.")
     return faces
+
+
+def face_images(faces: Sequence[Face]) -> Tensor:
+    """(R, 3, 448, 448) float32 in [0, 1] of faces."""
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.stack([face.image for face in faces]))
+
+
+def quality_weights(faces: Sequence[Face]) -> list[float]:
+    """How much each picture counts among those of a person: its quality, where it is known."""
+    return [1.0 if face.quality is None else max(face.quality.score, 0.01) for face in faces]
 
 
 def demand_prompts(prompts: Sequence[str], negative_prompts: Sequence[str] | None) -> tuple[list[str], list[str]]:

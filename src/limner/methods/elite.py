@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from limner.encoders.face_vit import FaceTokens, fuse_faces
-from limner.methods.base import demand_faces
-from limner.methods.rival import Rival, pictures, quality_weights
+from limner.methods.base import demand_faces, face_images, quality_weights
+from limner.methods.rival import Rival
 from limner.methods.steering import Steering
 from limner.types import Face, Identity
 
@@ -30,7 +30,7 @@ class Elite(Rival):
 
     def enroll(self, faces: Sequence[Face]) -> Identity:
         """See `Method.enroll`; several pictures are fused, weighted by their quality where it is known."""
-        images, weights = pictures(demand_faces(faces)), quality_weights(faces)
+        images, weights = face_images(demand_faces(faces)), quality_weights(faces)
         encoder = self.encoder
         assert encoder.words is not None
         words = encoder.words.enroll(images, weights)

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limner.encoders.rivals import RivalEncoder
-from limner.methods.base import demand_faces
-from limner.methods.rival import Rival, pictures, probe_unet, quality_weights
+from limner.methods.base import demand_faces, face_images, quality_weights
+from limner.methods.rival import Rival, probe_unet
 from limner.methods.steering import Steering
 from limner.methods.tuning import TuningSettings, place_faces
 from limner.types import Face, Identity
@@ -72,7 +72,7 @@ class InstructPix2Pix(Rival):
     def _photo(self, face: Face) -> Tensor:
         """(1, 3, size, size) in [0, 1]: the largest square of the photo around the face."""
         if face.photo is None:
-            return place_faces(pictures([face]), self.size, ALONE)[0]
+            return place_faces(face_images([face]), self.size, ALONE)[0]
         height, width = face.photo.shape[:2]
         side = min(height, width)
         x0, y0, x1, y1 = face.box

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from limner.encoders.face_vit import fuse_faces
-from limner.methods.base import demand_faces
-from limner.methods.rival import Rival, pictures, quality_weights
+from limner.methods.base import demand_faces, face_images, quality_weights
+from limner.methods.rival import Rival
 from limner.methods.steering import Steering
 from limner.types import Face, Identity
 
@@ -29,7 +29,7 @@ class IPAdapter(Rival):
     def enroll(self, faces: Sequence[Face]) -> Identity:
         """See `Method.enroll`; several pictures are fused, weighted by their quality where it is known."""
         weights = quality_weights(demand_faces(faces))
-        seen = fuse_faces(self.encoder.see(pictures(faces)), weights)
+        seen = fuse_faces(self.encoder.see(face_images(faces)), weights)
         return self.made({"class_token.0": seen.class_token[0]}, faces, weights=[round(w, 4) for w in weights])
 
     def probe(self) -> Tensor:

@@ -7,7 +7,6 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -107,13 +106,3 @@ def probe_unet(unet: Any, towers: WordTowers) -> Tensor:
     some = [unet.conv_in.weight, unet.conv_out.weight, *towers.neutral_words(1)]
     parts = [w.detach().flatten()[:PROBED].float().cpu() for w in some]
     return torch.cat([p / p.norm().clamp(min=1e-6) for p in parts])
-
-
-def pictures(faces: Sequence[Face]) -> Tensor:
-    """(R, 3, 448, 448) float32 in [0, 1] of faces."""
-    return torch.from_numpy(np.stack([face.image for face in faces]))
-
-
-def quality_weights(faces: Sequence[Face]) -> list[float]:
-    """How much each picture counts among those of a person: its quality, where it is known."""
-    return [1.0 if face.quality is None else max(face.quality.score, 0.01) for face in faces]

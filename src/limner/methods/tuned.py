@@ -10,8 +10,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from limner.encoders.rivals import RivalEncoder
-from limner.methods.base import demand_faces
-from limner.methods.rival import Rival, pictures, probe_unet
+from limner.methods.base import demand_faces, face_images
+from limner.methods.rival import Rival, probe_unet
 from limner.methods.tuning import Lesson, Studio, TuningSettings, checkpoint_path, demand_plain, shoot
 from limner.types import Face, Identity
 
@@ -48,7 +48,7 @@ class Tuned(Rival):
             ConfigError: the model's weights cannot be tuned as they were loaded.
             TrainingDiverged: the loss is no longer a finite number.
         """
-        images = pictures(demand_faces(faces))
+        images = face_images(demand_faces(faces))
         demand_plain(self.studio.unet)
         for part in (self.studio.unet, self.studio.vae):
             part.requires_grad_(False)

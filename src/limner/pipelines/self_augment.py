@@ -152,9 +152,9 @@ class Painter:
         torch.set_num_threads(brush.threads)
         cv2.setNumThreads(1)
         self.detector = make_detector(brush.detector)
-        if self.detector.name == "cascade":
+        if not self.detector.landmarks:
             raise ConfigError(
-                "The detector at hand (cascade) gives boxes without landmarks; trainings align faces by landmarks.",
+                f"The detector at hand ({self.detector.name}) gives boxes, no landmarks; trainings align by these.",
                 "Set LIMNER_YUNET to the file of YuNet (see docs/faces.md); for sitters there is --detector mini.",
             )
         self.brush, self.device = brush, choose_device(brush.device)
