@@ -1,23 +1,30 @@
-"""Checkpoint files: reading `.pt` without running what is in it, writing safetensors without copies."""
+"""Checkpoint files: reading `.pt` without running what is in it, writing safetensors without copies, and modules in
+safetensors with their config inside."""
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import pickletools
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limner.encoders.published import shapes_of
-from limner.errors import StorageError, UnsafeCheckpoint, WeightsMismatch, WeightsUnavailable
+from limner.errors import CorruptData, StorageError, UnsafeCheckpoint, WeightsMismatch, WeightsUnavailable
 
+PART = "limner.part"
+"""Where the metadata of a module's file holds its config."""
 LEGACY_PICKLES = 5
 """Pickles one after the other in PyTorch's old format: magic number, version, system, the object, storage keys."""
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
@@ -74,6 +81,51 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata:
             temporary.unlink(missing_ok=True)
     except (OSError, SafetensorError) as e:
         raise StorageError(f"Cannot write {path}: {e}", "Free some space or choose another folder.") from e
+
+
+def save_part(path: Path, module: nn.Module, values: dict[str, Any], key: str = PART) -> None:
+    """Writes a module's weights, with the values of its config under `key` of the metadata.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    write_safetensors(path, module.state_dict(), {key: json.dumps(values)})
+
+
+def load_part(path: Path, key: str = PART) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The values and the weights that `save_part` wrote.
+
+    Raises:
+        WeightsUnavailable: not there.
+        CorruptData: damaged, or written by something else.
+    """
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise WeightsUnavailable(f"{path} does not exist.", "Train it first; recipes/ has a recipe for it.")
+    try:
+        with safe_open(str(path), framework="pt") as f:
+            values = json.loads((f.metadata() or {})[key])
+        return values, load_file(path)
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as e:
+        raise CorruptData(
+            f"{path} is damaged or was not written by Limner ({e!r}).",
+            "Train it again, or install Limner again where it came with that.",
+        ) from e
+
+
+def fill_part(module: M, state: dict[str, Tensor], path: Path) -> M:
+    """The module with these weights, in evaluation mode.
+
+    Raises:
+        WeightsMismatch: they are another module's.
+    """
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as e:
+        raise WeightsMismatch(f"{path} does not fit its own config: {e}.") from e
+    return module.eval()
 
 
 def _foreign_names(path: Path) -> Iterator[str]:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from limner.encoders.checkpoint import write_safetensors
+from limner.encoders.checkpoint import fill_part, load_part, save_part
 from limner.encoders.config import FaceViTConfig, TextTowerConfig
 from limner.encoders.face_vit import FaceViT
 from limner.encoders.text_tower import TextTower
 from limner.encoders.tokenizer import PromptTokenizer
-from limner.errors import CorruptData, WeightsMismatch, WeightsUnavailable
 
 FACE, TEXT, TOKENIZER = "face.safetensors", "text.safetensors", "tokenizer"
-METADATA = "limner.part"
 
 
 def save_face(folder: Path, face: FaceViT) -> None:
@@ -51,41 +45,3 @@ def load_text(folder: Path) -> tuple[TextTower, PromptTokenizer]:
     values, state = load_part(folder / TEXT)
     tower = fill_part(TextTower(TextTowerConfig.from_dict(values)), state, folder / TEXT)
     return tower, PromptTokenizer.from_pretrained(folder / TOKENIZER)
-
-
-def save_part(path: Path, module: nn.Module, values: dict[str, Any]) -> None:
-    """Writes a module's weights, with the values of its config inside."""
-    write_safetensors(path, module.state_dict(), {METADATA: json.dumps(values)})
-
-
-def load_part(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The values and the weights that `save_part` wrote.
-
-    Raises:
-        WeightsUnavailable: not there.
-        CorruptData: damaged, or written by something else.
-    """
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise WeightsUnavailable(f"{path} does not exist.", "Train it first; recipes/ has a recipe for it.")
-    try:
-        with safe_open(str(path), framework="pt") as f:
-            values = json.loads((f.metadata() or {})[METADATA])
-        return values, load_file(path)
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as e:
-        raise CorruptData(f"{path} is damaged or was not written by Limner ({e!r}).", "Train it again.") from e
-
-
-def fill_part(module: Any, state: dict[str, torch.Tensor], path: Path) -> Any:
-    """The module with these weights, in evaluation mode.
-
-    Raises:
-        WeightsMismatch: they are another module's.
-    """
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as e:
-        raise WeightsMismatch(f"{path} does not fit its own config: {e}.") from e
-    return module.eval()

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.config import Config
+from limner.encoders.checkpoint import fill_part, load_part, save_part
 from limner.encoders.face_vit import FaceTokens
-from limner.encoders.parts import fill_part, load_part, save_part
 
 RECOGNISER, READER = "recogniser.safetensors", "reader.safetensors"
 PATCH = 4

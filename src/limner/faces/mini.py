@@ -5,7 +5,6 @@ It makes the mini world need no download. It knows sitters, not people: for phot
 
 from __future__ import annotations
 
-import json
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch.nn import functional as F
 
 import limner
 from limner.config import Config
-from limner.errors import CorruptData, WeightsMismatch, WeightsUnavailable
+from limner.encoders.checkpoint import fill_part, load_part, save_part
 from limner.faces.align import invert, similarity, template, transform, usual_box
 from limner.faces.detect import DetectedFace, FaceDetector
 
@@ -72,10 +71,7 @@ class LandmarkNet(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Writes detector.safetensors into a folder."""
-        from safetensors.torch import save_file
-
-        state = {k: v.detach().contiguous() for k, v in self.state_dict().items()}
-        save_file(state, folder / FILE, {METADATA: json.dumps(self.config.to_dict())})
+        save_part(folder / FILE, self, self.config.to_dict(), METADATA)
 
     @classmethod
     def load(cls, folder: Path) -> LandmarkNet:
@@ -85,21 +81,9 @@ class LandmarkNet(nn.Module):
             WeightsUnavailable: not there.
             CorruptData, WeightsMismatch: damaged, or of another shape than its config says.
         """
-        from safetensors import SafetensorError, safe_open
-        from safetensors.torch import load_file
-
-        path = folder / FILE
-        if not path.is_file():
-            raise WeightsUnavailable(f"{path} does not exist.", "Train it: limner train recipes/mini-detector.yaml.")
-        try:
-            with safe_open(str(path), framework="pt") as f:
-                net = cls(MiniDetectorConfig.from_dict(json.loads((f.metadata() or {})[METADATA])))
-            net.load_state_dict(load_file(path))
-        except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as e:
-            raise CorruptData(f"{path} is damaged or no detector of Limner ({e!r}).", "Install Limner again.") from e
-        except RuntimeError as e:
-            raise WeightsMismatch(f"{path} does not fit its own config: {e}.") from e
-        return net.float().eval().requires_grad_(False)
+        values, state = load_part(folder / FILE, METADATA)
+        net = fill_part(cls(MiniDetectorConfig.from_dict(values)), state, folder / FILE)
+        return net.float().requires_grad_(False)
 
 
 class MiniDetector(FaceDetector):

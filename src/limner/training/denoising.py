@@ -1,4 +1,4 @@
-"""What the denoiser is conditioned on while it is trained: text alone, or FaceCLIP's face and text."""
+"""What a denoiser sees while it is trained: noisy latents, and text alone or FaceCLIP's face and text."""
 
 from __future__ import annotations
 
@@ -8,18 +8,38 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from limner.data.cache import Table
 from limner.data.loader import Batch
 from limner.data.partners import Partners
 from limner.data.tables import Report, captions_of, demand
+from limner.diffusion.loss import drop_conditioning
+from limner.diffusion.schedule import NoiseSchedule
 from limner.encoders.face_vit import FaceTokens
 from limner.encoders.parts import save_text
 from limner.errors import ConfigError
+from limner.training.dice import Dice
 from limner.training.parts import counting_sizes, encoder_of, text_of
 from limner.training.towers import both_ids, branches_of, face_features
 from limner.training.words import caption_ids
+
+
+def noisy_latents(
+    schedule: NoiseSchedule, batch: Batch, dice: Dice
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Latents (B,C,h,w) of a batch in float32, noise and timesteps (B,) drawn for them, and both together."""
+    latents = batch["latents"].float()
+    noise, t = dice.normal(*latents.shape[1:]), dice.integers(schedule.steps)
+    return latents, noise, t, schedule.add_noise(latents, noise, t)
+
+
+def write_out_attention(*models: Any) -> None:
+    """Has UNets and ControlNets compute attention step by step on a CPU, which trains faster so."""
+    if not torch.accelerator.is_available():
+        for model in models:
+            model.set_attn_processor(AttnProcessor())
 
 
 class Conditioner(ABC):
@@ -44,6 +64,19 @@ class Conditioner(ABC):
         if self._null is None or self._null[0].device != device:
             self._null = self._encode_null(device)
         return self._null
+
+    def draw(self, batch: Batch, dice: Dice, prompts: float, dropout: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings of a batch as training is to see them.
+
+        Args:
+            prompts: share of rows that read the sentence with S* instead of the caption.
+            dropout: share of rows whose conditioning is dropped, for classifier-free guidance.
+        """
+        chance = dice.uniform(3)
+        with torch.no_grad():
+            embeds, pooled = self.encode({**batch, "with_face": chance[:, 0]}, chance[:, 1] < prompts)
+            null, null_pooled = self.null()
+            return drop_conditioning(embeds, pooled, null, null_pooled, chance[:, 2], dropout)
 
     @abstractmethod
     def _encode_null(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]: ...

@@ -19,17 +19,12 @@ from limner.training.denoising import Conditioner
 
 
 class TowersConditioner(Conditioner):
-    """The text towers of any base; a person called S* is "person".
+    """The text towers of any base; a person called S* is "person"."""
 
-    Args:
-        base: folder, see `WordTowers.from_base`.
-        dtype: in which they compute.
-    """
-
-    def __init__(self, base: Path, dtype: torch.dtype) -> None:
-        self.towers = WordTowers.from_base(base, dtype)
-        self.context, self.width, self.pooled = self.towers.context, self.towers.width, self.towers.pooled
-        self.modules = [self.towers]
+    def __init__(self, towers: WordTowers) -> None:
+        self.towers = towers
+        self.context, self.width, self.pooled = towers.context, towers.width, towers.pooled
+        self.modules = [towers]
 
     def prepare(self, pictures: list[Table], device: torch.device, report: Report) -> list[Any]:
         for table in pictures:

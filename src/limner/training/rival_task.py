@@ -1,10 +1,8 @@
-"""What the rivals' trainings share: a frozen base, rows of faces and sentences, validation, sheets, export."""
+"""What the rivals' trainings share: rows of faces and sentences, what is dropped of them, sheets."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,125 +10,63 @@ import torch
 from PIL import Image
 from torch import nn
 
-from limner.config import Config
 from limner.data.cache import Table
 from limner.data.crops import align_faces
-from limner.data.loader import Batch, Source
-from limner.data.tables import DataConfig, open_pictures, picture_table, to_images
-from limner.diffusion.schedule import NoiseSchedule
+from limner.data.loader import Batch
+from limner.data.tables import to_images
 from limner.encoders.pseudo_words import PLACEHOLDER
 from limner.encoders.rivals import RivalEncoder
-from limner.encoders.word_towers import WordTowers
-from limner.pipelines.dreamidentity import base_parts, zeros_for_empty
 from limner.pipelines.rivals import RivalPipeline
 from limner.training.dice import Dice
-from limner.training.dreamidentity import DTYPES
-from limner.training.dreamidentity_data import PromptTable, latent_table
-from limner.training.metrics import mean_interval
+from limner.training.dreamidentity_data import PromptTable
+from limner.training.frozen_base import SHEET_FACES, FrozenBaseSettings, FrozenBaseTask, people_sheet
 from limner.training.rival_data import RivalRows, rival_features
-from limner.training.sheets import contact_sheet
-from limner.training.task import Losses, Report, Task
+from limner.training.task import Report
 from limner.types import Face
-from limner.world.words import EDIT_PROMPTS
-
-SHEET_FACES = 4
-SHEET_PROMPTS = (EDIT_PROMPTS[0], EDIT_PROMPTS[4], EDIT_PROMPTS[8])
 
 
 @dataclass(frozen=True)
-class RivalSettings(Config):
-    """Settings that all rivals have.
+class RivalSettings(FrozenBaseSettings):
+    """Settings that all rivals have; see also `FrozenBaseSettings`.
 
     Attributes:
         data, held_out: pictures with landmarks and persons, and captions unless there are templates.
-        base: folder of SD 2.1-base, SDXL (diffusers' layout) or of a base that Limner trained.
         templates: sentences that all pictures share; empty takes captions and prompts of the data.
         prompts: share of rows that read the sentence with S* instead of the caption.
         partner: the face comes from another picture of the person; False: from the very picture.
         drop_text, drop_face, drop_both: shares of rows without them, for classifier-free guidance, where a method needs
             that.
-        base_dtype: in which the frozen base computes.
-        checkpointing: trades time for memory.
-        validation: held-out pictures whose loss is measured.
-        guidance, steps: of the sample sheets; the exported pipeline recommends them.
     """
 
-    data: DataConfig
-    held_out: DataConfig
-    base: str
     templates: tuple[str, ...] = ()
     prompts: float = 0.5
     partner: bool = True
     drop_text: float = 0.05
     drop_face: float = 0.05
     drop_both: float = 0.05
-    base_dtype: str = "float32"
-    checkpointing: bool = False
-    validation: int = 256
-    guidance: float = 3.0
-    steps: int = 30
 
     def validate(self) -> None:
+        super().validate()
         for name in ("prompts", "drop_text", "drop_face", "drop_both"):
             self.check(0 <= getattr(self, name) <= 1, name, "0 to 1")
         self.check(self.drop_text + self.drop_face + self.drop_both <= 1, "drop_both", "all three together 0 to 1")
-        self.check(self.base_dtype in DTYPES, "base_dtype", ", ".join(DTYPES))
-        self.check(self.validation >= 1, "validation", "1 or more")
-        self.check(self.steps >= 1, "steps", "1 or more")
-        self.check(self.data.size == self.held_out.size, "data", "one size for data and held_out")
 
 
 C = TypeVar("C", bound=RivalSettings)
 
 
-class RivalTask(Task[C]):
-    """Metrics are the loss on held-out pictures at fixed noise and times, with the person and without (`nobody`).
+class RivalTask(FrozenBaseTask[C]):
+    """See `FrozenBaseTask`; the second metric, `nobody`, is without the person.
 
     Attributes:
         kind: what is read of a face, see `rival_features`.
-        encoder, pipeline: set by `assemble`.
-        sources: rows of training and of held-out pictures, set by `prepare`; both have `pictures`, their table.
+        sources: both have `pictures`, their table.
     """
 
     kind: str
     encoder: RivalEncoder
     pipeline: RivalPipeline
-    sources: list[Any]
     _nothing: tuple[torch.Tensor, torch.Tensor | None] | None = None
-
-    def open_base(self) -> tuple[WordTowers, Any, Any]:
-        """Text towers, UNet and scheduler of the base, frozen; sets vae and schedule."""
-        settings = self.settings
-        base, dtype = Path(settings.base), DTYPES[settings.base_dtype]
-        towers = WordTowers.from_base(base, dtype)
-        self.vae, unet, scheduler = base_parts(base)
-        self.vae.requires_grad_(False)
-        nn.Module.to(unet, dtype).requires_grad_(False)
-        self.schedule = NoiseSchedule.of(scheduler.config)
-        if settings.checkpointing:
-            unet.enable_gradient_checkpointing()
-        self.unet: Any = unet
-        return towers, unet, scheduler
-
-    def assemble(self, kind: type[RivalPipeline], scheduler: Any, encoder: RivalEncoder) -> None:
-        """Makes the pipeline that will be exported."""
-        settings = self.settings
-        self.encoder = encoder
-        self.pipeline = kind(
-            self.vae,
-            self.unet,
-            scheduler,
-            encoder,
-            default_steps=settings.steps,
-            default_guidance=settings.guidance,
-            world="sitters" if settings.data.kind == "world" else "",
-            force_zeros_for_empty_prompt=zeros_for_empty(Path(settings.base), encoder.towers),
-        )
-        self.pipeline.set_progress_bar_config(disable=True)
-
-    @abstractmethod
-    def each(self, model: nn.Module, batch: Batch, dice: Dice, nobody: bool = False) -> torch.Tensor:
-        """The diffusion loss of every row: (B,); `nobody` leaves out the person and nothing else."""
 
     def frozen(self) -> list[nn.Module]:
         return [self.vae, self.encoder]
@@ -139,8 +75,7 @@ class RivalTask(Task[C]):
         settings = self.settings
         self.sources = []
         for config in (settings.data, settings.held_out):
-            pictures = picture_table(open_pictures(config), config.size, config.size, report, config.workers)
-            latents = latent_table(self.vae, pictures, self.device, report)
+            pictures, latents = self.tables(config, report)
             faces = rival_features(self.encoder, pictures, self.kind, self.device, report)
             self.sources.append(
                 RivalRows(
@@ -148,48 +83,15 @@ class RivalTask(Task[C]):
                     templates=settings.templates, prompts=settings.prompts, partner=settings.partner,
                 )
             )  # fmt: skip
-        nn.Module.to(self.vae, DTYPES[settings.base_dtype])
-
-    def source(self) -> Source:
-        return self.sources[0]
+        nn.Module.to(self.vae, settings.dtype)
 
     def example(self, rows: int) -> Batch:
-        size, channels = self.settings.data.size, self.vae.config.latent_channels
-        places = size // self.pipeline.vae_scale_factor
         prompts = self.lay_out([f"a photo of {PLACEHOLDER}"]).batch(np.zeros(rows, np.int64))
-        return {
-            "latents": torch.zeros(rows, channels, places, places, dtype=torch.float16),
-            "time": torch.tensor([[size, size, 0, 0, size, size]] * rows, dtype=torch.int32),
-            **{k: torch.from_numpy(v) for k, v in prompts.items()},
-        }
-
-    def tokens(self) -> int:
-        """Places of the latent picture."""
-        return (self.settings.data.size // self.pipeline.vae_scale_factor) ** 2
-
-    def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
-        return Losses(self.each(model, batch, dice).mean(), {})
-
-    def validate(self) -> dict[str, float]:
-        source = self.sources[1]
-        count = min(self.settings.validation, len(source))
-        found: dict[str, list[torch.Tensor]] = {"loss": [], "nobody": []}
-        for start in range(0, count, 16):
-            rows = np.arange(start, min(start + 16, count))
-            batch = {k: v.to(self.device) for k, v in source.batch(rows, step=0).items()}
-            for name, values in found.items():
-                dice = Dice(0, 0, range(start, start + len(rows)), self.device)
-                values.append(self.each(self.model, batch, dice, nobody=name == "nobody"))
-        measured = {name: torch.cat(values).float().cpu().numpy() for name, values in found.items()}
-        return {**mean_interval("loss", measured["loss"]), **mean_interval("nobody", measured["nobody"]), "n": count}
+        return {**super().example(rows), **{k: torch.from_numpy(v) for k, v in prompts.items()}}
 
     def sheet(self) -> Image.Image:
         """Held-out faces, and what is painted of them for three of the edit prompts."""
         return face_sheet(self.pipeline, self.sources[1].pictures, self.device)
-
-    def export(self, folder: Path) -> None:
-        """The whole pipeline, base included."""
-        self.pipeline.save_pretrained(folder)
 
     # --- parts ----------------------------------------------------------------------------------------------------
 
@@ -228,18 +130,6 @@ class RivalTask(Task[C]):
             pooled = torch.where(rows[:, None], null_pooled.to(pooled), pooled)
         return torch.where(rows[:, None, None], null.to(tokens), tokens), pooled
 
-    def added(self, batch: Batch, pooled: torch.Tensor | None) -> dict[str, Any]:
-        """SDXL's conditions besides the tokens; empty for a UNet without them."""
-        if pooled is None or self.unet.config.addition_embed_type != "text_time":
-            return {}
-        return {"text_embeds": pooled.to(self.unet.dtype), "time_ids": batch["time"].to(self.unet.dtype)}
-
-    def noisy(self, batch: Batch, dice: Dice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Latents, noise, times and noisy latents of a batch."""
-        latents = batch["latents"].float()
-        noise, t = dice.normal(*latents.shape[1:]), dice.integers(self.schedule.steps)
-        return latents, noise, t, self.schedule.add_noise(latents, noise, t).to(self.unet.dtype)
-
 
 class BesideUNet(nn.Module):
     """A trainable model that uses a frozen UNet, which moves with it but is no part of its weights."""
@@ -264,15 +154,9 @@ def face_sheet(pipeline: RivalPipeline, pictures: Table, device: torch.device) -
     rows = rows[np.linspace(0, len(rows) - 1, min(SHEET_FACES, len(rows))).astype(int)]
     images = to_images(torch.from_numpy(pictures["image"][rows])).to(device)
     marks = torch.from_numpy(pictures["landmarks"][rows]).to(device)
-    shown, people = list(images), []
+    people = []
     for row, face in zip(rows, align_faces(images, marks, 448).clamp(0, 1), strict=True):
         photo = np.asarray(pictures["image"][row])
         whole = Face(face.float().cpu().numpy(), (0.0, 0.0, *photo.shape[1::-1]), 1.0, np.eye(2, 3), photo=photo)
         people.append(pipeline.method.enroll([whole]))
-    for prompt in SHEET_PROMPTS:
-        for person in people:
-            painted: Any = pipeline(
-                prompt, identity=person, generator=torch.Generator().manual_seed(0), output_type="pt"
-            )
-            shown += list(painted.images)
-    return contact_sheet(shown, columns=len(rows))
+    return people_sheet(pipeline, list(images), people)

@@ -54,17 +54,18 @@ class AdapterTask(RivalTask[AdapterSettings]):
     def __init__(self, settings: AdapterSettings) -> None:
         super().__init__(settings)
         self.kind = settings.kind
-        towers, unet, scheduler = self.open_base()
+        towers = self.open_towers()
+        self.open_base(settings.dtype)
         words = M2IDEncoder.from_pretrained(settings.words) if settings.words else None
         encoder = RivalEncoder(towers, None if words else load_backbone(settings.recogniser), words)
         seen = encoder.backbone
         width = seen.config.output if settings.kind == "identity" else patch_width(seen)
-        install(unet, new_adapter(unet, settings.kind, width, settings.tokens))
-        if not torch.accelerator.is_available():  # a CPU trains faster with attention written out
-            _write_out_attention(unet)
-        adapter_modules(unet).float().requires_grad_(True)
-        self.model = AdaptedUNet(unet)
-        self.assemble(IPAdapterPipeline if settings.kind == "identity" else ElitePipeline, scheduler, encoder)
+        install(self.unet, new_adapter(self.unet, settings.kind, width, settings.tokens))
+        if not torch.accelerator.is_available():  # see `write_out_attention`
+            _write_out_attention(self.unet)
+        adapter_modules(self.unet).float().requires_grad_(True)
+        self.model = AdaptedUNet(self.unet)
+        self.assemble(IPAdapterPipeline if settings.kind == "identity" else ElitePipeline, encoder)
 
     def example(self, rows: int) -> Batch:
         seen = self.encoder.backbone.config
@@ -78,14 +79,14 @@ class AdapterTask(RivalTask[AdapterSettings]):
             **{f"words_{i}": torch.zeros(rows, 1, width) for i, width in enumerate(widths)},
         }
 
-    def each(self, model: nn.Module, batch: Batch, dice: Dice, nobody: bool = False) -> torch.Tensor:
+    def each(self, model: nn.Module, batch: Batch, dice: Dice, baseline: bool = False) -> torch.Tensor:
         latents, noise, t, noisy = self.noisy(batch, dice)
         no_text, no_face = self.dropped(model, dice)
         with torch.no_grad():
             widths = self.encoder.towers.widths
             words = [batch[f"words_{i}"] for i in range(len(widths))] if self.settings.words else None
             tokens, pooled = self.without_text(no_text, *self.say(batch, words))
-        if nobody:
+        if baseline:
             no_face = torch.ones_like(no_face)
         face = batch["face"].float() * ~no_face.view(-1, *[1] * (batch["face"].ndim - 1))
         added = {"image_embeds": [face[:, None].to(self.unet.dtype)], **self.added(batch, pooled)}

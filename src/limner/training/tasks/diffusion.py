@@ -9,25 +9,30 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from torch import nn
 
 from limner.config import Config
 from limner.data.buckets import bucket_of
-from limner.data.cache import Column, Table
+from limner.data.cache import Table
 from limner.data.loader import Batch, Source
-from limner.data.tables import DataConfig, open_pictures, picture_table, to_images
-from limner.diffusion.loss import denoising_loss, drop_conditioning
+from limner.data.tables import DataConfig, open_pictures, picture_table
+from limner.diffusion.loss import denoising_loss
 from limner.diffusion.schedule import NoiseSchedule
 from limner.errors import ConfigError
-from limner.training.denoising import Conditioner, FaceCLIPConditioner, TextConditioner
+from limner.training.denoising import (
+    Conditioner,
+    FaceCLIPConditioner,
+    TextConditioner,
+    noisy_latents,
+    write_out_attention,
+)
 from limner.training.dice import Dice
+from limner.training.dreamidentity_data import latent_table
 from limner.training.metrics import mean_interval
 from limner.training.parts import autoencoder_of, unet_of
 from limner.training.sheets import contact_sheet
 from limner.training.task import Losses, Report, Task, channels_last
-from limner.training.towers import feature_table
 
 SAMPLING_STEPS = 30
 
@@ -149,8 +154,7 @@ class DiffusionTask(Task[DiffusionSettings]):
         self.unet: Any = self._unet()
         if settings.checkpointing:
             self.unet.enable_gradient_checkpointing()
-        if not torch.accelerator.is_available():  # a CPU trains faster with attention written out
-            self.unet.set_attn_processor(AttnProcessor())
+        write_out_attention(self.unet)
         self.model = channels_last(self.unet)
 
     def frozen(self) -> list[nn.Module]:
@@ -166,7 +170,7 @@ class DiffusionTask(Task[DiffusionSettings]):
                 rows = None if len(self.sizes) == 1 else np.flatnonzero(buckets == k)
                 height, width = self.sizes[k]
                 tables.append(picture_table(pictures, height, width, report, config.workers, rows))
-            latents = [self._latents(t, report) for t in tables]
+            latents = [latent_table(self.autoencoder, t, self.device, report) for t in tables]
             prepared = self.conditioner.prepare(tables, self.device, report)
             self.sources.append(_Latents(tables, latents, self.conditioner, prepared))
 
@@ -201,16 +205,9 @@ class DiffusionTask(Task[DiffusionSettings]):
     def _each(self, model: nn.Module, batch: Batch, dice: Dice) -> torch.Tensor:
         """The loss of every row: (B,)."""
         settings = self.settings
-        latents = batch["latents"].float()
-        noise = dice.normal(*latents.shape[1:])
-        t = dice.integers(settings.schedule.steps)
-        chance = dice.uniform(3)
-        with torch.no_grad():
-            given = {**batch, "with_face": chance[:, 0]}
-            embeds, pooled = self.conditioner.encode(given, chance[:, 1] < settings.prompts)
-            null, null_pooled = self.conditioner.null()
-            embeds, pooled = drop_conditioning(embeds, pooled, null, null_pooled, chance[:, 2], settings.dropout)
-        noisy = settings.schedule.add_noise(latents, noise, t).contiguous(memory_format=torch.channels_last)
+        latents, noise, t, noisy = noisy_latents(settings.schedule, batch, dice)
+        embeds, pooled = self.conditioner.draw(batch, dice, settings.prompts, settings.dropout)
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
         added = {"text_embeds": pooled, "time_ids": batch["time"].float()}
         prediction = model(noisy, t, embeds, added_cond_kwargs=added).sample
         return denoising_loss(settings.schedule, prediction, latents, noise, t, settings.min_snr)
@@ -278,19 +275,6 @@ class DiffusionTask(Task[DiffusionSettings]):
                 f"the encoder gives {width}."
             )
         return unet
-
-    def _latents(self, pictures: Table, report: Report) -> Table:
-        vae = self.autoencoder.to(self.device).eval()
-        first = torch.zeros(1, 3, *pictures["image"].shape[1:3], device=self.device)
-        with torch.no_grad():
-            shape = vae.encode(first).latent_dist.mode().shape[1:]
-
-        def compute(block: range) -> dict[str, torch.Tensor]:
-            images = to_images(torch.from_numpy(pictures["image"][block.start : block.stop])).to(self.device)
-            latents = vae.encode(images * 2 - 1).latent_dist.mode()
-            return {"latents": (latents - (vae.config.shift_factor or 0)) * vae.config.scaling_factor}
-
-        return feature_table("latents", pictures, vae, {"latents": Column("f2", tuple(shape))}, compute, report)
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         vae = self.autoencoder

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from limner.data.loader import Batch
@@ -19,6 +18,7 @@ from limner.encoders.scales import load_backbone
 from limner.methods.e4t import near_person
 from limner.methods.tuning import TuningSettings
 from limner.pipelines.tuned import E4TPipeline
+from limner.training.denoising import write_out_attention
 from limner.training.dice import Dice
 from limner.training.dreamidentity import WordsConfig
 from limner.training.rival_task import BesideUNet, RivalSettings, RivalTask
@@ -61,15 +61,15 @@ class E4TTask(RivalTask[E4TSettings]):
 
     def __init__(self, settings: E4TSettings) -> None:
         super().__init__(settings)
-        towers, unet, scheduler = self.open_base()
-        if not torch.accelerator.is_available():  # a CPU trains faster with attention written out
-            unet.set_attn_processor(AttnProcessor())
+        towers = self.open_towers()
+        self.open_base(settings.dtype)
+        write_out_attention(self.unet)
         words = settings.encoder.build(load_backbone(settings.recogniser), towers.widths)
         encoder = RivalEncoder(towers, None, words)
         words.head.requires_grad_(True)
-        self.model = EncoderAndOffsets(unet, words.head)
+        self.model = EncoderAndOffsets(self.unet, words.head)
         encoder.offsets = self.model.offsets()
-        self.assemble(E4TPipeline, scheduler, encoder)
+        self.assemble(E4TPipeline, encoder)
 
     def example(self, rows: int) -> Batch:
         assert self.encoder.words is not None
@@ -83,8 +83,8 @@ class E4TTask(RivalTask[E4TSettings]):
         total = diffusion + self.settings.regularisation * away
         return Losses(total, {"diffusion": diffusion.detach(), "away": away.detach()})
 
-    def each(self, model: nn.Module, batch: Batch, dice: Dice, nobody: bool = False) -> torch.Tensor:
-        return self._both(model, batch, dice, nobody)[0]
+    def each(self, model: nn.Module, batch: Batch, dice: Dice, baseline: bool = False) -> torch.Tensor:
+        return self._both(model, batch, dice, nobody=baseline)[0]
 
     def frozen(self) -> list[nn.Module]:
         assert self.encoder.words is not None

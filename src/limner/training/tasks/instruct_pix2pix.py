@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from limner.data.cache import Table
@@ -20,6 +19,7 @@ from limner.diffusion.loss import denoising_loss
 from limner.encoders.rivals import RivalEncoder
 from limner.errors import ConfigError
 from limner.pipelines.instruct import InstructPix2PixPipeline
+from limner.training.denoising import write_out_attention
 from limner.training.dice import Dice
 from limner.training.dreamidentity_data import PromptTable, latent_table
 from limner.training.rival_task import RivalSettings, RivalTask
@@ -46,12 +46,12 @@ class InstructPix2PixTask(RivalTask[InstructPix2PixSettings]):
 
     def __init__(self, settings: InstructPix2PixSettings) -> None:
         super().__init__(settings)
-        towers, unet, scheduler = self.open_base()
-        widen(unet)
-        if not torch.accelerator.is_available():  # a CPU trains faster with attention written out
-            unet.set_attn_processor(AttnProcessor())
-        self.model = channels_last(unet.requires_grad_(True))
-        self.assemble(InstructPix2PixPipeline, scheduler, RivalEncoder(towers))
+        towers = self.open_towers()
+        self.open_base(settings.dtype)
+        widen(self.unet)
+        write_out_attention(self.unet)
+        self.model = channels_last(self.unet.requires_grad_(True))
+        self.assemble(InstructPix2PixPipeline, RivalEncoder(towers))
 
     def prepare(self, report: Report) -> None:
         self.sources = []
@@ -66,12 +66,12 @@ class InstructPix2PixTask(RivalTask[InstructPix2PixSettings]):
         made = super().example(rows)
         return {**made, "photo": made["latents"]}
 
-    def each(self, model: nn.Module, batch: Batch, dice: Dice, nobody: bool = False) -> torch.Tensor:
+    def each(self, model: nn.Module, batch: Batch, dice: Dice, baseline: bool = False) -> torch.Tensor:
         latents, noise, t, noisy = self.noisy(batch, dice)
         no_text, no_photo = self.dropped(model, dice)
         with torch.no_grad():
             tokens, pooled = self.without_text(no_text, *self.say(batch, None))
-        if nobody:
+        if baseline:
             no_photo = torch.ones_like(no_photo)
         photo = batch["photo"].to(noisy) * ~no_photo[:, None, None, None]
         both = torch.cat([noisy, photo], 1).contiguous(memory_format=torch.channels_last)

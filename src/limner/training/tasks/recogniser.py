@@ -235,13 +235,13 @@ def start_from_clip(face: FaceViT, clip: Path) -> None:
     """
     tower: Any = load_image_tower(clip)
     theirs, config = tower.config, face.config
-    sizes = (theirs.hidden_size, theirs.num_hidden_layers, theirs.num_attention_heads)
-    theirs_in_short = (*sizes, theirs.image_size // theirs.patch_size)
-    own_in_short = (config.width, config.depth, config.heads, config.grid)
-    if theirs_in_short != own_in_short:
+    patches_a_side = theirs.image_size // theirs.patch_size
+    tower_sizes = (theirs.hidden_size, theirs.num_hidden_layers, theirs.num_attention_heads, patches_a_side)
+    face_sizes = (config.width, config.depth, config.heads, config.grid)
+    if tower_sizes != face_sizes:
         raise ConfigError(
-            f"Width, depth, heads and patches a side are {theirs_in_short} in the picture tower of {clip}, but "
-            f"{own_in_short} in the face encoder; they must agree."
+            f"Width, depth, heads and patches a side are {tower_sizes} in the picture tower of {clip}, but "
+            f"{face_sizes} in the face encoder; they must agree."
         )
     embeddings, size = tower.vision_model.embeddings, config.patch_size
     kernel = embeddings.patch_embedding.weight.float()

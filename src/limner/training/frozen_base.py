@@ -1,0 +1,197 @@
+"""What trainings beside an untouched base share: their settings, opening the base, validation, sheets, export."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from limner.config import Config
+from limner.data.cache import Table
+from limner.data.loader import Batch, Source
+from limner.data.tables import DataConfig, open_pictures, picture_table
+from limner.diffusion.schedule import NoiseSchedule
+from limner.encoders.word_towers import WordTowers
+from limner.pipelines.dreamidentity import base_parts, zeros_for_empty
+from limner.training.denoising import noisy_latents
+from limner.training.dice import Dice
+from limner.training.dreamidentity_data import latent_table
+from limner.training.metrics import mean_interval
+from limner.training.sheets import contact_sheet
+from limner.training.task import Losses, Report, Task
+from limner.types import Identity
+from limner.world.words import EDIT_PROMPTS
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SHEET_FACES = 4
+SHEET_PROMPTS = (EDIT_PROMPTS[0], EDIT_PROMPTS[4], EDIT_PROMPTS[8])
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenBaseSettings(Config):
+    """Settings that all these trainings have.
+
+    Attributes:
+        data, held_out: pictures.
+        base: folder of SD 2.1-base, SDXL (diffusers' layout) or of a base that Limner trained.
+        base_dtype: in which the frozen base computes.
+        checkpointing: trades time for memory.
+        validation: held-out pictures whose loss is measured.
+        guidance, steps: of the sample sheets; an exported pipeline recommends them.
+    """
+
+    data: DataConfig
+    held_out: DataConfig
+    base: str
+    base_dtype: str = "float32"
+    checkpointing: bool = False
+    validation: int = 256
+    guidance: float = 3.0
+    steps: int = 30
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """`base_dtype` as PyTorch has it."""
+        return DTYPES[self.base_dtype]
+
+    def validate(self) -> None:
+        self.check(self.base_dtype in DTYPES, "base_dtype", ", ".join(DTYPES))
+        self.check(self.validation >= 1, "validation", "1 or more")
+        self.check(self.steps >= 1, "steps", "1 or more")
+        self.check(self.data.size == self.held_out.size, "data", "one size for data and held_out")
+
+
+C = TypeVar("C", bound=FrozenBaseSettings)
+
+
+class FrozenBaseTask(Task[C]):
+    """Metrics are the loss on held-out pictures at fixed noise and times, with what is trained and without.
+
+    Attributes:
+        baseline: name of the second metric.
+        vae, unet, scheduler, schedule: of the base, set by `open_base`.
+        factor: pixels along a side of a latent place.
+        encoder, pipeline: set by `assemble`, in tasks that export a whole pipeline.
+        sources: rows of training and of held-out pictures, set by `prepare`.
+    """
+
+    baseline: ClassVar[str] = "nobody"
+    encoder: Any
+    pipeline: Any
+    sources: list[Any]
+
+    def open_towers(self) -> WordTowers:
+        """The base's text towers, frozen."""
+        return WordTowers.from_base(Path(self.settings.base), self.settings.dtype)
+
+    def open_base(self, dtype: torch.dtype) -> None:
+        """Opens the base without its towers, frozen.
+
+        Args:
+            dtype: of the UNet. The autoencoder stays in float32 for what `prepare` makes with it.
+        """
+        self.vae, unet, self.scheduler = base_parts(Path(self.settings.base))
+        self.vae.requires_grad_(False)
+        self.unet: Any = nn.Module.to(unet, dtype).requires_grad_(False)
+        if self.settings.checkpointing:
+            self.unet.enable_gradient_checkpointing()
+        self.schedule = NoiseSchedule.of(self.scheduler.config)
+        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def assemble(self, kind: Any, encoder: Any) -> None:
+        """Makes the pipeline that will be exported.
+
+        Args:
+            kind: its class.
+            encoder: over the base's towers, which are its `towers`.
+        """
+        settings = self.settings
+        self.encoder = encoder
+        self.pipeline = kind(
+            self.vae,
+            self.unet,
+            self.scheduler,
+            encoder,
+            default_steps=settings.steps,
+            default_guidance=settings.guidance,
+            world="sitters" if settings.data.kind == "world" else "",
+            force_zeros_for_empty_prompt=zeros_for_empty(Path(settings.base), encoder.towers),
+        )
+        self.pipeline.set_progress_bar_config(disable=True)
+
+    def tables(self, config: DataConfig, report: Report) -> tuple[Table, Table]:
+        """The pictures of a data set, and their latents."""
+        pictures = picture_table(open_pictures(config), config.size, config.size, report, config.workers)
+        return pictures, latent_table(self.vae, pictures, self.device, report)
+
+    def source(self) -> Source:
+        return self.sources[0]
+
+    def example(self, rows: int) -> Batch:
+        size, channels = self.settings.data.size, self.vae.config.latent_channels
+        places = size // self.factor
+        return {
+            "latents": torch.zeros(rows, channels, places, places, dtype=torch.float16),
+            "time": torch.tensor([[size, size, 0, 0, size, size]] * rows, dtype=torch.int32),
+        }
+
+    def tokens(self) -> int:
+        """Places of the latent picture."""
+        return (self.settings.data.size // self.factor) ** 2
+
+    @abstractmethod
+    def each(self, model: nn.Module, batch: Batch, dice: Dice, baseline: bool = False) -> torch.Tensor:
+        """The diffusion loss of every row: (B,); `baseline` leaves out what is trained and nothing else."""
+
+    def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
+        return Losses(self.each(model, batch, dice).mean(), {})
+
+    def validate(self) -> dict[str, float]:
+        source = self.sources[1]
+        count = min(self.settings.validation, len(source))
+        found: dict[str, list[torch.Tensor]] = {"loss": [], self.baseline: []}
+        for start in range(0, count, 16):
+            rows = np.arange(start, min(start + 16, count))
+            batch = {k: v.to(self.device) for k, v in source.batch(rows, step=0).items()}
+            for name, values in found.items():
+                dice = Dice(0, 0, range(start, start + len(rows)), self.device)
+                values.append(self.each(self.model, batch, dice, baseline=name == self.baseline))
+        metrics: dict[str, float] = {}
+        for name, values in found.items():
+            metrics |= mean_interval(name, torch.cat(values).float().cpu().numpy())
+        return {**metrics, "n": count}
+
+    def export(self, folder: Path) -> None:
+        """The whole pipeline, base included."""
+        self.pipeline.save_pretrained(folder)
+
+    # --- parts ----------------------------------------------------------------------------------------------------
+
+    def noisy(self, batch: Batch, dice: Dice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """See `noisy_latents`; what is noisy has the UNet's type."""
+        latents, noise, t, noisy = noisy_latents(self.schedule, batch, dice)
+        return latents, noise, t, noisy.to(self.unet.dtype)
+
+    def added(self, batch: Batch, pooled: torch.Tensor | None, dtype: torch.dtype | None = None) -> dict[str, Any]:
+        """SDXL's conditions besides the tokens, in the UNet's type or in `dtype`; empty for a UNet without them."""
+        if pooled is None or self.unet.config.addition_embed_type != "text_time":
+            return {}
+        dtype = dtype or self.unet.dtype
+        return {"text_embeds": pooled.to(dtype), "time_ids": batch["time"].to(dtype)}
+
+
+def people_sheet(pipeline: Any, faces: Sequence[torch.Tensor], people: Sequence[Identity]) -> Image.Image:
+    """Faces (3, H, W) in [0, 1] above what a pipeline paints of these people for three of the edit prompts."""
+    shown = list(faces)
+    for prompt in SHEET_PROMPTS:
+        for person in people:
+            noise = torch.Generator().manual_seed(0)
+            shown += list(pipeline(prompt, identity=person, generator=noise, output_type="pt").images)
+    return contact_sheet(shown, columns=len(faces))
