@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "dreamidentity"))
 
 from limner.pipelines.loading import load_model
 from limner.serve.engine import Engine
@@ -66,3 +69,38 @@ def shared_engine(tiny_folder: Path) -> Iterator[Engine]:
     engine.start()
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def steered_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny pipeline with a random ControlNet for places of the eyes."""
+    import torch
+    from diffusers import ControlNetModel
+    from tiny_model import tiny_pipeline
+
+    from limner.pipelines.gaze import stages
+
+    pipe = tiny_pipeline()
+    with torch.random.fork_rng():
+        torch.manual_seed(8)
+        size = stages(pipe.vae_scale_factor, (8, 16))
+        pipe.controlnet = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=size)
+        for name, value in pipe.controlnet.named_parameters():
+            if "controlnet" in name:
+                torch.nn.init.normal_(value, std=0.3)
+    folder = tmp_path_factory.mktemp("steered") / "gaze"
+    pipe.controlnet.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dream_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny DreamIdentity model of no world."""
+    from dream_models import encoder, save_base
+
+    from limner.pipelines.dreamidentity import assemble
+
+    root = tmp_path_factory.mktemp("dream")
+    folder = root / "dream"
+    assemble(save_base("mini", root / "base"), encoder("mini"), default_steps=2).save_pretrained(folder)
+    return folder

@@ -21,7 +21,7 @@ from limner.serve.page_actions import Actions, Shown, as_recorded, sizes  # noqa
 
 DIALS: dict[str, Any] = {
     "prompt": "a chef", "negative": "hat", "strength": 0.9, "number": 2, "seed": "5", "steps": 2, "guidance": 2.0,
-    "size": "64x64", "embed": True, "watermark": False,
+    "size": "64x64", "method": "tiny", "embed": True, "watermark": False, "place": None,
 }  # fmt: skip
 OWNER = "visitor"
 

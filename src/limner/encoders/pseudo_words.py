@@ -104,9 +104,10 @@ def split_weights(prompt: str) -> list[tuple[str, float]]:
     return [(text, weight) for text, weight in [*found, (prompt[start:], 1.0)] if text.strip()]
 
 
-def plain_text(prompt: str) -> str:
-    """The prompt without weights and whatever looks like a placeholder: only words that the tokenizer has to know."""
-    return _LOOKS_LIKE_ONE.sub(" ", _WEIGHTED.sub(r" \1 ", prompt))
+def plain_text(prompt: str, person: str = " ") -> str:
+    """The prompt without weights: only words that the tokenizer has to know. `person` takes the place of whatever looks
+    like a placeholder."""
+    return _LOOKS_LIKE_ONE.sub(person, _WEIGHTED.sub(r" \1 ", prompt))
 
 
 def neutral_id(tokenizer: Any) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import dataclasses
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -27,7 +26,7 @@ from limner.serve.errors import InvalidRequest, NotFound, ServiceError, Unavaila
 from limner.serve.guard import Guard, error_body, error_headers
 from limner.serve.jobs import Progress
 from limner.serve.metrics import CONTENT_TYPE, Metrics
-from limner.serve.schemas import ErrorBody, Generate, JobOut, ModelOut, PersonOut, refusal
+from limner.serve.schemas import ErrorBody, Generate, JobOut, ModelOut, OfferOut, PersonOut, refusal
 from limner.serve.settings import CALLER_KEY, Settings
 
 log = logging.getLogger(__name__)
@@ -116,6 +115,8 @@ _PHOTOS = {
                             "description": "Which face: largest, center, only, a number from the left, X,Y or a box.",
                         },
                         "ttl": {"type": "number", "description": "Seconds to keep the identity."},
+                        "model": {"type": "string", "description": "That is to paint them; see `GET /v1/models`."},
+                        "method": {"type": "string", "description": "As `model`, by its method."},
                     },
                 }
             }
@@ -139,7 +140,8 @@ async def enroll(request: Request, engine: Engine_, owner: Owner, response: Resp
 
     def work() -> Any:
         seconds = request.app.state.settings.enroll_seconds
-        return engine.enroll(owner, photos, choose, ttl=ttl, timeout=seconds)
+        names = {name: fields.get(name) for name in ("model", "method")}
+        return engine.enroll(owner, photos, choose, ttl=ttl, timeout=seconds, **names)
 
     person = await anyio.to_thread.run_sync(work, limiter=request.app.state.enrolling)
     response.headers["Location"] = f"/v1/identities/{person.id}"
@@ -163,6 +165,7 @@ async def forget(identity: str, engine: Engine_, owner: Owner) -> None:
 
 @router.post("/jobs", status_code=202, dependencies=[Depends(_json_only)], tags=["pictures"], summary="Order pictures")
 async def generate(
+    request: Request,
     order: Generate,
     engine: Engine_,
     owner: Owner,
@@ -172,8 +175,17 @@ async def generate(
         Header(description="The same key with the same order gives the same job, not another.", max_length=128),
     ] = None,
 ) -> JobOut:
-    """Accepts a job. An accepted job is painted even if the worker dies meanwhile."""
-    job = engine.submit(owner, order.request(), idempotency_key)
+    """Accepts a job. An accepted job is painted even if the worker dies meanwhile. Waits for a model that was never
+    loaded before."""
+    paint = order.request()
+
+    def work() -> str:
+        return engine.submit(owner, paint, idempotency_key, request.app.state.settings.enroll_seconds)
+
+    if engine.known(order.model, order.method):
+        job = work()
+    else:
+        job = await anyio.to_thread.run_sync(work, limiter=request.app.state.enrolling)
     response.headers["Location"] = f"/v1/jobs/{job}"
     return _job(engine, owner, job)
 
@@ -238,11 +250,16 @@ async def delete(job: str, engine: Engine_, owner: Owner) -> None:
     engine.delete(owner, job)
 
 
-@router.get("/model", tags=["service"], summary="The model, its dials, and the limits")
+@router.get("/model", tags=["service"], summary="The first model, its dials, and the limits")
 async def model(engine: Engine_, owner: Owner) -> ModelOut:
     if not engine.facts:
         raise Unavailable("The model is being loaded.", "Try again in a moment.", 2)
-    return ModelOut(**engine.facts, limits=dataclasses.asdict(engine.limits))
+    return ModelOut.of(engine.facts, engine.limits)
+
+
+@router.get("/models", tags=["service"], summary="All models that can be asked for")
+async def models(engine: Engine_, owner: Owner) -> list[OfferOut]:
+    return [OfferOut.of(offer, engine.limits) for offer in engine.offers()]
 
 
 health = APIRouter(tags=["service"])
@@ -376,10 +393,10 @@ async def _form(request: Request) -> tuple[list[bytes], dict[str, str]]:
     for name, value in form.multi_items():
         if name == "photo" and not isinstance(value, str):
             photos.append(await value.read())
-        elif name in ("choose", "ttl") and isinstance(value, str) and name not in fields:
+        elif name in ("choose", "ttl", "model", "method") and isinstance(value, str) and name not in fields:
             fields[name] = value
         else:
-            raise InvalidRequest("The fields photo (files), choose and ttl (text, once) are expected.")
+            raise InvalidRequest("The fields photo (files), choose, ttl, model and method (text, once) are expected.")
     await form.close()
     if not photos:
         raise InvalidRequest("At least one file in the field photo is expected; got none.")

@@ -1,11 +1,11 @@
-"""The worker that owns the model, and the supervisor that replaces it when it dies."""
+"""The worker that owns the models, and the supervisor that replaces it when it dies."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from limner.errors import LimnerError
 from limner.serve.errors import QueueFull, Unavailable, WorkerCrashed
 from limner.serve.jobs import Job, Limits, Status
+from limner.serve.shelf import Held, Offer, Shelf, check_names
 from limner.serve.state import State, Task
 
 if TYPE_CHECKING:
@@ -25,22 +26,25 @@ class Crew(State):
     """Runs what `State` holds. `_paint` paints a batch.
 
     Args:
-        load: makes the model; called on the worker.
+        offers: the models; loaded on the worker, the first of them at once.
         limits: see `State`.
     """
 
-    def __init__(self, load: Callable[[], Model], limits: Limits | None) -> None:
+    def __init__(self, offers: Sequence[Offer], limits: Limits | None) -> None:
         super().__init__(limits)
-        self._load = load
-        self._model: Model | None = None
+        self._offers = {offer.name: offer for offer in check_names(offers)}
+        self._default = offers[0].name
+        self._loaded: tuple[str, ...] = ()
+        self._ready = False
         self._worker: threading.Thread | None = None
         self._supervisor: threading.Thread | None = None
         self._turn = 0
         self._death: BaseException | None = None
 
-    def _call(self, call: Callable[[Model], Any], timeout: float) -> Any:
-        """Runs `call` on the worker and returns what it returns. Called without the lock."""
-        task = Task(call, Future())
+    def _call(self, call: Callable[[Model], Any], timeout: float, name: str) -> Any:
+        """Runs `call` on the worker, with the model of that offer, and returns what it returns. Called without the
+        lock."""
+        task = Task(call, Future(), name)
         with self._changed:
             self._demand_open()
             self._tasks.append(task)
@@ -63,7 +67,7 @@ class Crew(State):
             with self._changed:
                 if self._stopping:
                     return
-                loading, self._model = self._model is None, None
+                loading, self._ready, self._loaded = not self._ready, False, ()
                 death, self._death = self._death, None
                 self.counters["crashes"] += 1
                 self._recover()
@@ -74,7 +78,11 @@ class Crew(State):
             log.warning("The worker died; another takes over.")
             time.sleep(min(0.05 * 2**failures, 5.0))
 
-    def _paint(self, model: Model, rows: list[tuple[Job, int]]) -> None:
+    def _shelf(self) -> Shelf:
+        """An empty shelf for a new worker."""
+        return Shelf(list(self._offers.values()), self.limits.models)
+
+    def _paint(self, held: Held, rows: list[tuple[Job, int]]) -> None:
         """Paints one batch and hands out the pictures. Called without the lock."""
         raise NotImplementedError
 
@@ -122,32 +130,59 @@ class Crew(State):
                 log.exception("The worker died.")
 
     def _work(self) -> None:
-        from limner.serve.worker import model_facts
-
-        model = self._load()
+        shelf = self._shelf()
+        self._note(shelf, self._default, shelf.take(self._default))
         with self._changed:
-            self._facts = self._facts or model_facts(model)
-            self._model = model
+            self._ready = True
             self._changed.notify_all()
         while (turn := self._next_turn()) is not None:
-            started = time.monotonic()
             if isinstance(turn, Task):
-                self._run_task(turn, model)
-                continue
-            self._paint(model, turn)
-            with self._changed:
-                for job, _ in turn:
-                    job.rows = 0
-                self._seconds = 0.7 * self._seconds + 0.3 * (time.monotonic() - started) / len(turn)
-                self.counters["batches"] += 1
-                self._changed.notify_all()
+                self._run_task(turn, shelf)
+            else:
+                self._run_rows(turn, shelf)
 
-    def _run_task(self, task: Task, model: Model) -> None:
+    def _hold(self, shelf: Shelf, name: str) -> Held:
+        """The model of that offer; Unavailable if it cannot be loaded."""
+        try:
+            held = shelf.take(name)
+        except LimnerError as e:
+            raise Unavailable(f"The model {name} cannot be loaded: {e.message}", e.hint, 30) from e
+        self._note(shelf, name, held)
+        return held
+
+    def _note(self, shelf: Shelf, name: str, held: Held) -> None:
+        from limner.serve.worker import model_facts
+
+        with self._changed:
+            if name not in self._facts:
+                self._facts[name] = model_facts(held)
+            self._loaded = shelf.names
+            self._changed.notify_all()
+
+    def _run_rows(self, rows: list[tuple[Job, int]], shelf: Shelf) -> None:
+        started = time.monotonic()
+        try:
+            held = self._hold(shelf, rows[0][0].model)
+        except LimnerError as e:
+            with self._changed:
+                for job in {job.id: job for job, _ in rows}.values():
+                    if not job.status.final:
+                        self._finish(job, Status.FAILED, e)
+            return
+        self._paint(held, rows)
+        with self._changed:
+            for job, _ in rows:
+                job.rows = 0
+            self._seconds = 0.7 * self._seconds + 0.3 * (time.monotonic() - started) / len(rows)
+            self.counters["batches"] += 1
+            self._changed.notify_all()
+
+    def _run_task(self, task: Task, shelf: Shelf) -> None:
         """A task stays in the queue until its future is done, so that a death on the way loses nothing."""
         if not task.future.running() and not task.future.set_running_or_notify_cancel():
             return
         try:
-            result: Any = task.call(model)
+            result: Any = task.call(self._hold(shelf, task.model).model)
         except LimnerError as e:
             task.future.set_exception(e)
         else:

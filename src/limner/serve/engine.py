@@ -1,4 +1,4 @@
-"""The engine of every service: one worker owns the model, callers hand it jobs and follow them. Thread-safe.
+"""The engine of every service: one worker owns the models, callers hand it jobs and follow them. Thread-safe.
 
     engine = Engine(lambda: load_model("faceclip-mini"))
     engine.start()                                        # loads; raises what loading raises
@@ -10,13 +10,16 @@
     engine.delete("owner", job); engine.forget("owner", me.id)
     engine.close()
 
-Public methods: `start`, `drain`, `close`, `status`; `find_faces`, `enroll`, `keep`, `person`, `persons`, `identity`,
-`forget`; `submit`, `progress`, `watch`, `jobs`, `cancel`, `result`, `delete`. `owner` is any string that tells callers
-apart; whatever belongs to another owner does not exist (`NotFound`). Errors are `LimnerError`s: those of the pictures
-and dials, and those of `limner.serve.errors` (QueueFull, TooManyJobs, StorageFull, Draining, … with `retry_after`).
+Public methods: `start`, `drain`, `close`, `status`; `offers`, `known`, `prepare`; `find_faces`, `enroll`, `keep`,
+`person`, `persons`, `identity`, `forget`; `submit`, `progress`, `watch`, `jobs`, `cancel`, `result`, `delete`. `owner`
+is any string that tells callers apart; whatever belongs to another owner does not exist (`NotFound`). Errors are
+`LimnerError`s: those of the pictures and dials, and those of `limner.serve.errors` (QueueFull, TooManyJobs,
+StorageFull, Draining, … with `retry_after`).
 
-- Jobs wait in one bounded queue. Owners take turns; pictures of equal size, steps, guidance and scheduler are painted
-  in one batch, whoever ordered them.
+- Several models can be offered: `Engine([Offer("faceclip-mini", load), …])`. The first is loaded at the start, others
+  when they are first asked for, and `Limits.models` of them stay in memory. A person is enrolled for one of them.
+- Jobs wait in one bounded queue. Owners take turns; pictures of equal model, size, steps, guidance and scheduler are
+  painted in one batch, whoever ordered them.
 - A worker that dies is replaced, with a freshly loaded model, and what it had begun is painted again, each job alone,
   so that none takes another down; a job on which workers die several times fails with `WorkerCrashed`.
 - Everything lives in memory, with a time to live: identities as long as their owner wants, finished jobs for
@@ -30,17 +33,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limner.errors import ConfigError
+from limner.errors import ConfigError, WeightsMismatch
 from limner.serve.crew import Crew
 from limner.serve.errors import (
     Draining,
     IdempotencyMismatch,
     NotFinished,
     QueueFull,
+    UnknownModel,
 )
 from limner.serve.jobs import Job, Limits, PaintRequest, Person, Picture, Progress, Status
+from limner.serve.shelf import Held, Offer, Shelf, described
 from limner.serve.state import Kept
 from limner.types import Identity
 
@@ -57,24 +63,28 @@ class Engine(Crew):
     """See the head of this module.
 
     Args:
-        load: makes the model; called on the worker, again whenever a worker died.
+        load: makes the model; called on the worker, again whenever a worker died. Or several models, as offers.
         limits: how much of everything is taken.
         checker: sees every finished picture and may refuse it; one that raises refuses.
         finder: finds faces; None makes one with default settings.
         previews: whether previews are made for those who ask. Not for models whose parts are moved between devices.
+        gaze_weights, text_weights: see `limner.serve.shelf.Shelf`.
     """
 
     def __init__(
         self,
-        load: Callable[[], Model],
+        load: Callable[[], Model] | Sequence[Offer],
         limits: Limits | None = None,
         *,
         checker: Checker | None = None,
         finder: FaceFinder | None = None,
         previews: bool = True,
+        gaze_weights: Path | None = None,
+        text_weights: Path | None = None,
     ) -> None:
-        super().__init__(load, limits)
+        super().__init__([Offer("", load)] if callable(load) else load, limits)
         self.checker, self.previews = checker, previews
+        self.gaze_weights, self.text_weights = gaze_weights, text_weights
         self._finder = finder
         self._finder_lock = threading.Lock()
         self._enrolling = threading.BoundedSemaphore(self.limits.enrolments)
@@ -86,7 +96,7 @@ class Engine(Crew):
         self._supervisor = threading.Thread(target=self._supervise, name="limner-supervisor", daemon=True)
         self._supervisor.start()
         with self._changed:
-            self._changed.wait_for(lambda: self._model is not None or self._failure is not None)
+            self._changed.wait_for(lambda: self._ready or self._failure is not None)
             if self._failure is not None:
                 raise self._failure
 
@@ -108,8 +118,9 @@ class Engine(Crew):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """About the model: name, method, world, license, default dials, size_unit (pixels), schedulers."""
-        return dict(self._facts)
+        """About the first model: name, method, world, license, weights, default dials, size_unit (pixels), schedulers,
+        and what it lacks."""
+        return dict(self._facts.get(self._default, {}))
 
     def status(self) -> dict[str, Any]:
         """For health checks and metrics: ready, failed, draining, queued, running, identities, results, unfetched (of
@@ -118,7 +129,7 @@ class Engine(Crew):
             self._expire()
             states = Counter(job.status for job in self._jobs.values())
             return {
-                "ready": self._model is not None and not self._draining,
+                "ready": self._ready and not self._draining,
                 "failed": self._failure is not None,
                 "draining": self._draining,
                 "queued": states[Status.QUEUED],
@@ -127,8 +138,67 @@ class Engine(Crew):
                 "results": sum(states[s] for s in Status if s.final),
                 "unfetched": sum(j.status is Status.DONE and not j.fetched for j in self._jobs.values()),
                 "kept_bytes": self._kept_bytes(),
+                "models": len(self._loaded),
                 "crashes": self.counters["crashes"],
             }
+
+    # Models
+
+    def offers(self) -> list[dict[str, Any]]:
+        """What can be asked for, the first one first: name, method, description, default, loaded (now in memory), facts
+        (as `facts`; None for what was never loaded)."""
+        with self._changed:
+            return [
+                described(o, self._facts.get(o.name), default=o.name == self._default, loaded=o.name in self._loaded)
+                for o in self._offers.values()
+            ]
+
+    def known(self, model: str | None = None, method: str | None = None) -> bool:
+        """Whether the offer that this means was loaded before, so that `prepare` and `submit` need not wait."""
+        with self._changed:
+            return self._chosen(model, method) in self._facts
+
+    def prepare(self, model: str | None = None, method: str | None = None, timeout: float = 120.0) -> dict[str, Any]:
+        """Facts about an offered model, which is loaded if it never was; see `facts`.
+
+        Args:
+            model, method: either may be None; neither given means the first offer.
+            timeout: seconds to wait for the worker.
+
+        Raises:
+            UnknownModel: no such offer.
+            QueueFull, Draining, Unavailable: not now.
+        """
+        self._demand_open()
+        name = self._chosen(model, method)
+        self._learn(name, timeout)
+        return dict(self._facts[name])
+
+    def _chosen(self, model: str | None, method: str | None, kept: Kept | None = None) -> str:
+        """The key of the offer that is meant: that of the enrolled person, if it fits, or else the first that does."""
+        offered = dict(zip(self._offers, self.offers(), strict=True))
+        fits = [k for k, o in offered.items() if model in (None, o["name"]) and method in (None, o["method"])]
+        if not fits:
+            asked = " by ".join(repr(v[:80]) for v in (model, method) if v is not None)
+            listed = ", ".join(f"{o['name']} ({o['method']})" for o in offered.values())
+            raise UnknownModel(
+                f"{asked} is not offered here; offered: {listed}.", "Leave it out, or take one of these."
+            )
+        if kept is None or kept.model in fits:
+            return fits[0] if kept is None else kept.model
+        name = offered[fits[0]]["name"]
+        raise WeightsMismatch(
+            f"The person was enrolled for {kept.person.model}; {name} cannot read what was kept of them.",
+            f"Enrol the photos for {name}, or paint with {kept.person.model}.",
+        )
+
+    def _learn(self, name: str, timeout: float) -> None:
+        """Has an offer loaded whose facts are not known. Called without the lock."""
+        if name not in self._facts:
+            self._call(lambda _model: None, timeout, name)
+
+    def _shelf(self) -> Shelf:
+        return Shelf(list(self._offers.values()), self.limits.models, self.gaze_weights, self.text_weights)
 
     # People
 
@@ -156,6 +226,8 @@ class Engine(Crew):
         *,
         ttl: float | None = None,
         timeout: float = 120.0,
+        model: str | None = None,
+        method: str | None = None,
     ) -> Person:
         """Enrols the person in one photo or several; waits for its turn. The photos are not kept.
 
@@ -164,8 +236,10 @@ class Engine(Crew):
             choose: see `find_faces`; one rule for all photos, or one for each.
             ttl: seconds to keep the identity; None: `Limits.keep_identity`.
             timeout: seconds to wait for the worker.
+            model, method: that is to paint the person; see `prepare`.
 
         Raises:
+            UnknownModel: no such offer.
             ImageError, FaceError, ConfigError: about the photos; messages call them photo 1, photo 2, ….
             QueueFull, TooManyJobs, StorageFull, Draining, Unavailable: not now.
         """
@@ -175,26 +249,47 @@ class Engine(Crew):
         self._demand_room(owner, "identities")
         if not 1 <= len(photos) <= self.limits.photos:
             raise ConfigError(f"{len(photos)} photos were given; allowed: 1 to {self.limits.photos}.")
+        name = self._chosen(model, method)
         rules = [choose] * len(photos) if isinstance(choose, str) else list(choose)
         if len(rules) != len(photos):
             raise ConfigError(f"{len(rules)} choices for {len(photos)} photos; one for all, or one for each.")
         if not self._enrolling.acquire(blocking=False):
             raise QueueFull("Too many people are being enrolled at the moment.", "Try again later.", self._wait())
         try:
-            faces, remarks, outside = gather(self.find_faces, photos, rules, str(self._facts.get("world") or ""))
-            identity, more = self._call(lambda model: enroll(model, faces, outside), timeout)
+            self._learn(name, timeout)
+            faces, remarks, outside = gather(self.find_faces, photos, rules, str(self._facts[name]["world"]))
+            identity, more = self._call(lambda model: enroll(model, faces, outside), timeout, name)
         finally:
             self._enrolling.release()
-        return self.keep(owner, identity, ttl=ttl, remarks=(*remarks, *more))
+        return self.keep(owner, identity, ttl=ttl, remarks=(*remarks, *more), model=model, method=method)
 
-    def keep(self, owner: str, identity: Identity, *, ttl: float | None = None, remarks: Sequence[str] = ()) -> Person:
+    def keep(
+        self,
+        owner: str,
+        identity: Identity,
+        *,
+        ttl: float | None = None,
+        remarks: Sequence[str] = (),
+        model: str | None = None,
+        method: str | None = None,
+    ) -> Person:
         """Keeps an identity that the caller already has, for instance from the provenance of a PNG.
+
+        Args:
+            model, method: that made it; see `prepare`.
 
         Raises:
             ConfigError: ttl out of range.
+            UnknownModel: no such offer.
+            WeightsMismatch: the identity is of another method.
             TooManyJobs, StorageFull, Draining, Unavailable: not now.
         """
-        self._demand_open()
+        facts = self.prepare(model, method)
+        if identity.method != facts["method"]:
+            raise WeightsMismatch(
+                f"The person was enrolled by {identity.method}; {facts['name']} paints by {facts['method']}.",
+                "Enrol the photos with the model that is to paint them.",
+            )
         most = self.limits.keep_identity_at_most
         seconds = self.limits.keep_identity if ttl is None else ttl
         if not 0 < seconds <= most:
@@ -209,9 +304,10 @@ class Engine(Crew):
                 expires=time.time() + seconds,
                 faces=int(identity.info.get("references", 1)),
                 size=size,
+                model=facts["name"],
                 remarks=tuple(dict.fromkeys(remarks)),
             )
-            self._people[person.id] = Kept(owner, identity, person)
+            self._people[person.id] = Kept(owner, identity, person, self._chosen(model, method))
             self.counters["enrolled"] += 1
         return person
 
@@ -237,14 +333,18 @@ class Engine(Crew):
 
     # Jobs
 
-    def submit(self, owner: str, request: PaintRequest, key: str | None = None) -> str:
+    def submit(self, owner: str, request: PaintRequest, key: str | None = None, timeout: float = 120.0) -> str:
         """Accepts a job and returns its id.
 
         Args:
             key: idempotency key: the same key with the same request gives the same job instead of another.
+            timeout: seconds to wait for a model that was never loaded before (see `known`).
 
         Raises:
             PromptError, ConfigError: something in the request is wrong.
+            UnknownModel: no such offer.
+            Unsupported: the model cannot do that here.
+            WeightsMismatch: the person was enrolled for another model.
             NotFound: no such identity of this owner.
             IdempotencyMismatch: the key came with another request.
             QueueFull, TooManyJobs, StorageFull, Draining, Unavailable: not now.
@@ -253,17 +353,18 @@ class Engine(Crew):
 
         with self._changed:
             self._expire()
-            known = self._jobs.get(self._keys.get((owner, key or ""), "")) if key else None
-            if known is not None:
-                if known.request != request:
-                    raise IdempotencyMismatch(
-                        "This idempotency key was used for another request.", "Take a new key for a new request."
-                    )
-                return known.id
+            if known := self._sent_before(owner, request, key):
+                return known
             self._demand_open()
             self._demand_request(request)
             kept = None if request.identity is None else self._kept(owner, request.identity)
-            job = make_job(secrets.token_urlsafe(16), owner, request, kept, self._facts, self.limits)
+            name = self._chosen(request.model, request.method, kept)
+        self._learn(name, timeout)
+        with self._changed:
+            if known := self._sent_before(owner, request, key):
+                return known
+            self._demand_open()
+            job = make_job(secrets.token_urlsafe(16), owner, request, kept, name, self._facts[name], self.limits)
             if sum(not j.status.final for j in self._jobs.values()) >= self.limits.queue:
                 raise QueueFull("The queue is full.", "Try again later.", self._wait())
             self._demand_room(owner, "jobs")
@@ -327,10 +428,19 @@ class Engine(Crew):
             self.cancel(owner, job_id)
             self._drop(job_id)
 
-    def _paint(self, model: Model, rows: list[tuple[Job, int]]) -> None:
+    def _sent_before(self, owner: str, request: PaintRequest, key: str | None) -> str | None:
+        """The id of the job that this key stands for."""
+        known = self._jobs.get(self._keys.get((owner, key), "")) if key else None
+        if known is not None and known.request != request:
+            raise IdempotencyMismatch(
+                "This idempotency key was used for another request.", "Take a new key for a new request."
+            )
+        return known.id if known else None
+
+    def _paint(self, held: Held, rows: list[tuple[Job, int]]) -> None:
         from limner.serve.worker import paint_job_rows
 
-        paint_job_rows(self, model, rows)
+        paint_job_rows(self, held, rows)
 
     def _await_change(self, job_id: str, seen: int, timeout: float) -> None:
         with self._changed:

@@ -80,6 +80,20 @@ class QueueFull(ServiceError):
     status = 503
 
 
+class UnknownModel(ServiceError):
+    """No model of that name or method is offered here."""
+
+    code = "unknown_model"
+    status = 422
+
+
+class Unsupported(ServiceError):
+    """The model that was asked for cannot do this here; the message says why."""
+
+    code = "unsupported"
+    status = 422
+
+
 class StorageFull(ServiceError):
     """The memory set aside for identities and finished pictures is used up."""
 

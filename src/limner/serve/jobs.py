@@ -26,6 +26,7 @@ class Limits(Config):
         pixels: of one painted picture.
         photo_pixels: of one photo.
         photos: of one person.
+        models: held in memory at the same time.
         prompt: characters of a prompt, and of a negative prompt.
         keep_results: seconds that a finished job is kept.
         keep_identity: seconds that an identity is kept where the caller does not say.
@@ -43,6 +44,7 @@ class Limits(Config):
     pixels: int = 2048 * 2048
     photo_pixels: int = 52_000_000
     photos: int = 8
+    models: int = 2
     prompt: int = 2000
     keep_results: float = 600
     keep_identity: float = 3600
@@ -68,8 +70,11 @@ class PaintRequest:
         watermark: put the invisible mark into the pixels.
         embed_identity: write the person's numbers into the PNGs, so that they can be painted again from the file alone;
             whoever has such a file can paint that person.
-        likeness: score each picture for its likeness by the model's own face encoder.
+        likeness: score each picture for its likeness by the model's own face encoder; None: where that can be done.
+        text_score: score each picture for its fit to the prompt by a CLIP; None: where that can be done.
         preview: make small pictures while painting.
+        model, method: of those that are offered; None: the one that the person was enrolled for, or else the first.
+        gaze: where the eyes go, as `limner.pipelines.gaze.parse_gaze` reads it; empty leaves it to the model.
     """
 
     prompt: str
@@ -86,8 +91,12 @@ class PaintRequest:
     scheduler: str | None = None
     watermark: bool = False
     embed_identity: bool = False
-    likeness: bool = False
+    likeness: bool | None = None
+    text_score: bool | None = None
     preview: bool = False
+    model: str | None = None
+    method: str | None = None
+    gaze: str = ""
 
 
 class Status(enum.StrEnum):
@@ -115,6 +124,7 @@ class Person:
         expires: time (seconds since 1970) after which it is forgotten.
         faces: how many photos were used.
         size: bytes that are kept.
+        model: that the person was enrolled for; no other can read what was kept.
         remarks: sentences for the user: which face was taken, what is wrong with a photo, who was left out.
     """
 
@@ -123,6 +133,7 @@ class Person:
     expires: float
     faces: int
     size: int
+    model: str = ""
     remarks: tuple[str, ...] = ()
 
 
@@ -135,7 +146,8 @@ class Picture:
         seed: of its noise.
         png: the file, provenance inside; empty if it was refused.
         refused: why the safety checker refused it; empty if it did not.
-        scores: `likeness`, if asked for.
+        scores: `likeness` and `text`, cosines; -1 is the likeness of a picture in which no face is seen.
+        unscored: which of them is missing, although it was not declined → why.
         settings: every dial, as provenance records it.
     """
 
@@ -144,6 +156,7 @@ class Picture:
     png: bytes
     refused: str = ""
     scores: dict[str, float] = field(default_factory=dict)
+    unscored: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -179,7 +192,7 @@ class Progress:
 
 @dataclass
 class Job:
-    """The engine's own record of a job; nobody else writes to it."""
+    """The engine's own record of a job; nobody else writes to it. `model` is the name of an offer."""
 
     id: str
     owner: str
@@ -189,6 +202,7 @@ class Job:
     digest: str
     seeds: list[int]
     created: float
+    model: str = ""
     remarks: tuple[str, ...] = ()
     key: str | None = None
     status: Status = Status.QUEUED
@@ -208,7 +222,8 @@ class Job:
     def shape(self) -> tuple[Any, ...]:
         """What must be equal for pictures to be painted in one batch."""
         d = self.dials
-        return (d.width, d.height, d.steps, d.guidance_scale, d.guidance_rescale, d.scheduler, d.watermark)
+        look = (d.width, d.height, d.steps, d.guidance_scale, d.guidance_rescale, d.scheduler, d.watermark)
+        return (self.model, bool(d.gaze), *look)
 
     @property
     def kept_bytes(self) -> int:

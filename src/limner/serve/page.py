@@ -14,6 +14,7 @@ import gradio as gr
 
 from limner.serve import page_parts as parts
 from limner.serve.page_actions import Actions
+from limner.serve.page_place import SHOWN, build_place, wire_place
 from limner.serve.page_style import CSS, HEAD, theme
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def build_page(engine: Engine) -> gr.Blocks:
                 with gr.Tab("Paint a person", id="paint"):
                     who = _who()
                     dials = _dials()
+                    place = build_place()
                     with gr.Row():
                         paint = gr.Button("Paint", variant="primary", elem_id="paint")
                         stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop")
@@ -80,10 +82,11 @@ def build_page(engine: Engine) -> gr.Blocks:
                     again = _again()
             with gr.Column(scale=6, min_width=340):
                 result = _result()
-        _wire_start(page, actions, facts, dials)
+        _wire_start(page, actions, facts, dials, place)
         _wire_who(actions, owner, who)
-        _wire_painting(actions, owner, who, dials, result, paint, stop)
-        _wire_again(actions, owner, again, dials, result, stop)
+        wire_place(place, dials["size"], result["paths"])
+        _wire_painting(actions, owner, who, dials, place, result, paint, stop)
+        _wire_again(actions, owner, again, facts, dials, place, result, stop)
     page.queue(max_size=64, default_concurrency_limit=AT_ONCE)
     return page
 
@@ -125,6 +128,7 @@ def _who() -> dict[str, Any]:
 def _dials() -> dict[str, Any]:
     prompt = gr.Textbox(label="What to paint", lines=2, max_lines=6, placeholder=parts.EXAMPLES[0], elem_id="prompt")
     gr.Examples([[text] for text in parts.EXAMPLES], prompt, label="For example", api_visibility="private")
+    method = gr.Dropdown([], label="Model and method", interactive=False, elem_id="method")
     with gr.Row():
         strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", min_width=220)
         number = gr.Slider(1, 8, 4, step=1, label="Pictures", min_width=220, elem_id="number")
@@ -136,7 +140,6 @@ def _dials() -> dict[str, Any]:
         with gr.Row():
             guidance = gr.Slider(1, 15, 5, step=0.5, label="Guidance", info="Weight of the sentence")
             size = gr.Dropdown([], label="Size", elem_id="size")
-        method = gr.Dropdown([], label="Method", interactive=False, elem_id="method")
         embed = gr.Checkbox(
             True,
             label="Keep the person's numbers in the files",
@@ -162,7 +165,7 @@ def _result() -> dict[str, Any]:
     return {
         "status": gr.HTML('<p class="limner-empty">Your portraits appear here.</p>', padding=False, elem_id="status"),
         "gallery": gr.Gallery(
-            label="Portraits",
+            label="Portraits; the likeness to the person and the fit of the text help to choose, higher is better",
             columns=2,
             height="auto",
             object_fit="contain",
@@ -186,9 +189,11 @@ def _result() -> dict[str, Any]:
     }
 
 
-def _wire_start(page: gr.Blocks, actions: Actions, facts: Any, dials: dict[str, Any]) -> None:
-    chosen = [dials[name] for name in ("steps", "guidance", "size", "method", "number")]
-    page.load(actions.start, None, [facts, *chosen], api_visibility="private")
+def _wire_start(page: gr.Blocks, actions: Actions, facts: Any, dials: dict[str, Any], place: dict[str, Any]) -> None:
+    own = [facts, *(dials[name] for name in ("steps", "guidance", "size")), place["box"], place["canvas"]]
+    page.load(actions.start, None, [*own, dials["method"], dials["number"]], api_visibility="private")
+    inputs = [dials["method"], place["place"]]
+    dials["method"].input(actions.take_model, inputs, own, show_progress="hidden", api_visibility="private")
 
 
 def _wire_who(actions: Actions, owner: Any, who: dict[str, Any]) -> None:
@@ -206,18 +211,19 @@ def _wire_painting(
     owner: Any,
     who: dict[str, Any],
     dials: dict[str, Any],
+    place: dict[str, Any],
     result: dict[str, Any],
     paint: Any,
     stop: Any,
 ) -> None:
-    names = [name for name in dials if name != "method"]
+    names = [*dials, "place"]
 
     def run(owner: str, found: Any, *values: Any) -> Iterator[tuple[Any, ...]]:
         for over, new in actions.paint(owner, found, dict(zip(names, values, strict=True))):
             yield (*new, gr.update(interactive=over), gr.update(interactive=not over))
 
     shown = [result[name] for name in ("status", "gallery", "files", "notes", "job", "paths", "details")]
-    inputs = [owner, who["found"], *(dials[name] for name in names)]
+    inputs = [owner, who["found"], *dials.values(), place["place"]]
     gr.on(
         [paint.click, dials["prompt"].submit],
         run,
@@ -237,7 +243,14 @@ def _wire_painting(
 
 
 def _wire_again(
-    actions: Actions, owner: Any, again: dict[str, Any], dials: dict[str, Any], result: dict[str, Any], stop: Any
+    actions: Actions,
+    owner: Any,
+    again: dict[str, Any],
+    facts: Any,
+    dials: dict[str, Any],
+    place: dict[str, Any],
+    result: dict[str, Any],
+    stop: Any,
 ) -> None:
     buttons = [again["run"], again["take"]]
     again["file"].change(actions.read, again["file"], [again["record"], *buttons], api_visibility="private")
@@ -256,5 +269,6 @@ def _wire_again(
         trigger_mode="once",
         api_visibility="private",
     )
-    taken = [dials[name] for name in ("prompt", "negative", "strength", "seed", "steps", "guidance", "size")]
-    again["take"].click(actions.take, again["file"], taken, api_visibility="private")
+    names = ("prompt", "negative", "strength", "seed", "steps", "guidance", "size", "method")
+    taken = [*(dials[name] for name in names), facts, place["box"], *(place[name] for name in SHOWN)]
+    again["take"].click(actions.take, [again["file"], dials["method"]], taken, api_visibility="private")

@@ -23,6 +23,7 @@ from limner.provenance import Provenance, read_portrait, read_provenance
 from limner.serve import page_parts as parts
 from limner.serve.errors import NotFound
 from limner.serve.jobs import PaintRequest, Picture
+from limner.serve.page_place import SHOWN, Place, as_gaze, as_place, draw_canvas, show_place
 
 if TYPE_CHECKING:
     from limner.serve.engine import Engine
@@ -69,20 +70,37 @@ class Actions:
         self.engine = engine
 
     def start(self) -> tuple[Any, ...]:
-        """Which model paints here, and its own dials; for a page that was just opened."""
+        """Which models paint here, and the first one's own dials; for a page that was just opened."""
         facts = self.engine.facts
         if not facts:
             return (parts.alert({"code": "unavailable", "message": "The model is being loaded.",
-                                 "hint": "Open the page again in a moment."}), *[gr.skip()] * 5)  # fmt: skip
-        dials, limits = facts["dials"], self.engine.limits
+                                 "hint": "Open the page again in a moment."}), *[gr.skip()] * 7)  # fmt: skip
+        offers = self.engine.offers()
+        return (
+            *self._of_model(facts),
+            gr.update(choices=parts.offer_choices(offers), value=offers[0]["name"], interactive=len(offers) > 1),
+            gr.update(maximum=min(8, self.engine.limits.number)),
+        )
+
+    def take_model(self, name: str, place: Place | None) -> Iterator[tuple[Any, ...]]:
+        """What changes on the page when another model is picked, which may have to be loaded first."""
+        yield (parts.waiting(f"Looking for {name}"), *[gr.skip()] * 5)
+        try:
+            yield self._of_model(self.engine.prepare(name), place)
+        except LimnerError as e:
+            yield (parts.alert(e, name), *[gr.skip()] * 5)
+
+    def _of_model(self, facts: dict[str, Any], place: Place | None = None) -> tuple[Any, ...]:
+        """The line about the model, its steps, guidance and sizes, whether a place can be asked for, and the canvas."""
+        dials = facts["dials"]
         choices = sizes(dials["width"], dials["height"], facts["size_unit"])
         return (
             parts.model_line(facts),
-            gr.update(value=dials["steps"], maximum=limits.steps),
+            gr.update(value=dials["steps"], maximum=self.engine.limits.steps),
             gr.update(value=dials["guidance_scale"]),
             gr.update(choices=choices, value=choices[0][1]),
-            gr.update(choices=[facts["method"]], value=facts["method"]),
-            gr.update(maximum=min(8, limits.number)),
+            gr.update(visible="gaze" not in facts["lacks"]),
+            draw_canvas(place, choices[0][1]),
         )
 
     def find(self, files: list[str] | None) -> tuple[list[Photo], Any, Any]:
@@ -121,9 +139,14 @@ class Actions:
                 owner,
                 [_read(photo.path) for photo in usable],
                 [str(photo.chosen) for photo in usable],
+                model=dials["method"] or None,
             )
             person = enrolled.id
             request = as_request(dials, person)
+            if "gaze" in self.engine.prepare(enrolled.model)["lacks"]:
+                request = replace(
+                    request, gaze=""
+                )  # asked for while another model was picked; the canvas is hidden now
             yield from self._follow(owner, request, enrolled.remarks)
         except LimnerError as e:
             yield True, _show(parts.alert(e), job="")
@@ -154,20 +177,32 @@ class Actions:
             return _html(parts.alert(e, Path(file).name)), unable, unable
         said = parts.table(parts.record_rows(record))
         try:
-            self._demand_repaintable(record)
+            self._painter_of(record)
         except LimnerError as e:
             return _html(said + parts.alert(e)), unable, able
         return _html(said), able, able
 
-    def take(self, file: str | None) -> tuple[Any, ...]:
-        """The settings of a dropped PNG, for the other tab."""
+    def take(self, file: str | None, method: str | None = None) -> tuple[Any, ...]:
+        """The settings of a dropped PNG, for the other tab, with the model that painted it if it is offered here.
+
+        Args:
+            method: the model that is picked now.
+        """
         if not file:
-            return (gr.skip(),) * 7
+            return (gr.skip(),) * (10 + len(SHOWN))
         try:
-            request, index = as_recorded(_record(file), None)
+            record = _record(file)
+            request, index = as_recorded(record, None)
+            names = [offer["name"] for offer in self.engine.offers()]
+            name = record.portrait.model if record.portrait.model in names else method
+            facts = self.engine.prepare(name or None)
+            line, *_, sized, able, _ = self._of_model(facts)
+            place = as_place(request.gaze)
         except LimnerError as e:
             raise gr.Error(str(e)) from e
         size = f"{request.width}x{request.height}"
+        if size in [value for _, value in sized["choices"]]:
+            sized["value"] = size
         return (
             request.prompt,
             request.negative_prompt,
@@ -175,7 +210,11 @@ class Actions:
             str((request.seed or 0) + index),
             request.steps,
             request.guidance_scale,
-            gr.update(value=size) if size in self._sizes() else gr.skip(),
+            sized,
+            gr.update(value=name) if name else gr.skip(),
+            line,
+            able,
+            *show_place(place, sized["value"]),
         )
 
     def repaint(self, owner: str, file: str | None) -> Iterator[tuple[bool, Shown]]:
@@ -186,11 +225,11 @@ class Actions:
             if not file:
                 raise ConfigError("There is no picture to paint again yet.", "Drop a PNG that Limner painted.")
             record = _record(file)
-            self._demand_repaintable(record)
+            name = self._painter_of(record)
             if record.identity is not None:
-                person = self.engine.keep(owner, record.identity).id
+                person = self.engine.keep(owner, record.identity, model=name).id
             request, index = as_recorded(record, person or None)
-            yield from self._follow(owner, request, (), (record, index))
+            yield from self._follow(owner, replace(request, model=name), (), (record, index))
         except LimnerError as e:
             yield True, _show(parts.alert(e), job="")
         finally:
@@ -229,6 +268,8 @@ class Actions:
                 notes += self._compared(again, pictures)
                 pictures = pictures[again[1] : again[1] + 1]
             notes += [f"A picture was held back: {p.refused}" for p in pictures if p.refused]
+            missing = {name: why for p in pictures for name, why in p.unscored.items() if request.identity}
+            notes += [f"There is no score of the {name}: {why}" for name, why in missing.items()]
             kept = [p for p in pictures if not p.refused]
             yield True, _pictures(parts.progress(state), parts.remarks(notes), request.prompt, kept)
         finally:
@@ -242,9 +283,18 @@ class Actions:
         new = read_portrait(io.BytesIO(pictures[index].png))
         return [str(compare(record, new)["summary"])]
 
-    def _demand_repaintable(self, record: Provenance) -> None:
-        """Raises WeightsMismatch unless the engine's model painted the picture, and knows the person."""
-        if record.portrait.weights != self.engine.facts.get("weights"):
+    def _painter_of(self, record: Provenance) -> str:
+        """The name of the offered model that painted the picture; WeightsMismatch if there is none, or if it does not
+        know the person."""
+        weights = "placed_weights" if record.portrait.settings.get("gaze") else "weights"
+        found = ""
+        for offer in self.engine.offers():
+            facts = offer["facts"]
+            if facts is None and offer["name"] == record.portrait.model:
+                facts = self.engine.prepare(offer["name"])
+            if facts is not None and facts[weights] == record.portrait.weights:
+                found = offer["name"]
+        if not found:
             raise WeightsMismatch(
                 f"The picture was painted by {record.portrait.model} with other weights than those that paint here.",
                 "Its settings can be taken over, or `limner generate --from` can be given that model.",
@@ -254,11 +304,7 @@ class Actions:
                 "The person's numbers were left out of this file, so it cannot say whom to paint.",
                 "Take its settings over, and drop photos of the person.",
             )
-
-    def _sizes(self) -> list[str]:
-        facts = self.engine.facts
-        dials = facts["dials"]
-        return [value for _, value in sizes(dials["width"], dials["height"], facts["size_unit"])]
+        return found
 
     def _forget(self, owner: str, person: str) -> None:
         if person:
@@ -293,8 +339,9 @@ def as_request(dials: dict[str, Any], person: str | None) -> PaintRequest:
         height=height,
         watermark=dials["watermark"],
         embed_identity=dials["embed"],
-        likeness=person is not None,
         preview=True,
+        model=dials["method"] or None,
+        gaze=as_gaze(dials["place"]),
     )
 
 
@@ -339,6 +386,7 @@ def as_recorded(record: Provenance, person: str | None) -> tuple[PaintRequest, i
         watermark=dials.watermark,
         embed_identity=person is not None,
         preview=True,
+        gaze=dials.gaze,
     )
     return request, portrait.seed - first
 

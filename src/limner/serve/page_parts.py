@@ -46,6 +46,8 @@ TITLES = {
     "image_too_large": "Too large a picture",
     "no_provenance": "Nothing to paint again",
     "corrupt_data": "Damaged",
+    "unknown_model": "No such model here",
+    "unsupported": "The model cannot do that",
     "weights_mismatch": "Painted by another model",
     "prompt": "The sentence cannot be painted",
     "config": "A setting is out of range",
@@ -113,8 +115,15 @@ def model_line(facts: Mapping[str, Any]) -> str:
         if facts["world"]
         else ""
     )
+    says = "" if facts["method"] == "faceclip" else " In its sentences S* stands for the person: S* as a wizard."
     licence = f" Licence of its weights: {facts['license']}." if facts["license"] else ""
-    return f'<p class="limner-model">Painted by <strong>{escape(facts["name"])}</strong>.{escape(world + licence)}</p>'
+    said = escape(says + world + licence)
+    return f'<p class="limner-model">Painted by <strong>{escape(facts["name"])}</strong>.{said}</p>'
+
+
+def offer_choices(offers: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(label, name) of every model that can be picked."""
+    return [(f"{o['name']}, by {o['method']}" if o["method"] else o["name"], o["name"]) for o in offers]
 
 
 def caption(picture: Picture) -> str:
@@ -148,6 +157,7 @@ def record_rows(record: Provenance) -> dict[str, Any]:
         "Size": f"{portrait.image.width} × {portrait.image.height}",
         "Model": portrait.model,
         "Method": settings.get("method"),
+        "Eyes at": settings.get("gaze"),
         "Licence": record.license,
         "Person": person_of(record),
         "Pixels": "as they were painted" if record.intact else "changed after they were painted",

@@ -7,8 +7,24 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from limner.pipelines.gaze import SIZE
 from limner.serve.errors import Refused
-from limner.serve.jobs import PaintRequest, Person, Picture, Progress, Status
+from limner.serve.jobs import Limits, PaintRequest, Person, Picture, Progress, Status
+
+
+class Place(BaseModel):
+    """Where the eyes go."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
+
+    x: float = Field(description="Middle between the eyes, in widths of the picture from the left.", ge=0, le=1)
+    y: float = Field(description="Middle between the eyes, in heights of the picture from the top.", ge=0, le=1)
+    size: float = Field(SIZE, description="Distance of the eyes in widths of the picture.", ge=0.01, le=1)
+
+    @property
+    def text(self) -> str:
+        """As `limner.pipelines.gaze.parse_gaze` reads it."""
+        return f"{self.x:.6g},{self.y:.6g},{self.size:.6g}"
 
 
 class Generate(BaseModel):
@@ -32,12 +48,27 @@ class Generate(BaseModel):
     embed_identity: bool = Field(
         False, description="Write the person's numbers into the PNGs. Whoever has such a file can paint that person."
     )
-    likeness: bool = Field(False, description="Score pictures for likeness by the model's own face encoder.")
+    likeness: bool | None = Field(
+        None, description="Score pictures for likeness by the model's own face encoder; null: where that can be done."
+    )
+    text_score: bool | None = Field(
+        None, description="Score pictures for their fit to the prompt by a CLIP; null: where that can be done."
+    )
+    model: str | None = Field(
+        None,
+        description="One that `GET /v1/models` lists; none: that of the identity, or else the first.",
+        max_length=200,
+    )
+    method: str | None = Field(
+        None, description="As `model`: the first one that paints by this method.", max_length=200
+    )
+    gaze: Place | None = Field(None, description="Where the eyes go; only models that do not lack `gaze` can do it.")
     preview: bool = Field(False, description="Send small pictures with the events while painting.")
 
     def request(self) -> PaintRequest:
         """As the engine takes it."""
-        return PaintRequest(**self.model_dump())
+        fields = self.model_dump(exclude={"gaze"})
+        return PaintRequest(**fields, gaze="" if self.gaze is None else self.gaze.text)
 
 
 class PersonOut(BaseModel):
@@ -47,6 +78,7 @@ class PersonOut(BaseModel):
     digest: str = Field(description="sha256 of the identity, as pictures record it.")
     expires: float = Field(description="Seconds since 1970 after which it is forgotten.")
     faces: int = Field(description="Photos that were used.")
+    model: str = Field(description="That the person was enrolled for; no other can paint them.")
     remarks: list[str] = Field(description="Which face was taken, what is wrong with a photo, who was left out.")
 
     @classmethod
@@ -64,7 +96,11 @@ class PictureOut(BaseModel):
     seed: int
     url: str | None = Field(description="Where the PNG is; null if it was refused.")
     refused: str | None = Field(description="Why the safety checker refused it.")
-    scores: dict[str, float]
+    scores: dict[str, float] = Field(
+        description="Cosines that help to choose, no measurements: `likeness` (of the face to the person; -1: no face "
+        "is seen) and `text` (of the picture to the prompt)."
+    )
+    unscored: dict[str, str] = Field(description="Which of these is missing, and why.")
     settings: dict[str, Any]
 
     @classmethod
@@ -77,6 +113,7 @@ class PictureOut(BaseModel):
             url=url,
             refused=picture.refused or None,
             scores=picture.scores,
+            unscored=picture.unscored,
             settings=picture.settings,
         )
 
@@ -124,7 +161,7 @@ class JobOut(BaseModel):
 
 
 class ModelOut(BaseModel):
-    """The model that paints here, and what is taken."""
+    """A model that paints here, and what is taken."""
 
     name: str
     method: str
@@ -134,7 +171,30 @@ class ModelOut(BaseModel):
     dials: dict[str, Any] = Field(description="Used where an order says nothing.")
     size_unit: int = Field(description="Width and height are multiples of it.")
     schedulers: list[str]
+    lacks: dict[str, str] = Field(description="What it cannot do here (`gaze`, `likeness`, `text`), and why.")
     limits: dict[str, float]
+
+    @classmethod
+    def of(cls, facts: dict[str, Any], limits: Limits) -> ModelOut:
+        """From the engine's."""
+        return cls(**{k: facts[k] for k in cls.model_fields if k != "limits"}, limits=dataclasses.asdict(limits))
+
+
+class OfferOut(BaseModel):
+    """A model that can be asked for."""
+
+    name: str
+    method: str = Field(description="How it puts people into pictures.")
+    description: str
+    default: bool = Field(description="Whether it is taken where nothing is asked for.")
+    loaded: bool = Field(description="Whether it is in memory; another is loaded when it is first asked for.")
+    facts: ModelOut | None = Field(description="Null until it was loaded once.")
+
+    @classmethod
+    def of(cls, offer: dict[str, Any], limits: Limits) -> OfferOut:
+        """From the engine's."""
+        facts = offer["facts"]
+        return cls(**{**offer, "facts": None if facts is None else ModelOut.of(facts, limits)})
 
 
 def refusal(picture: Picture) -> Refused:

@@ -24,19 +24,21 @@ EXPIRE_EVERY = 0.5
 
 @dataclass
 class Kept:
-    """An identity and whose it is."""
+    """An identity, whose it is, and the name of the offer that can read it."""
 
     owner: str
     identity: Identity
     person: Person
+    model: str = ""
 
 
 @dataclass
 class Task:
-    """Something else than painting that needs the model."""
+    """Something else than painting that needs a model, by the name of its offer."""
 
     call: Callable[[Model], Any]
     future: Future[Any]
+    model: str = ""
     attempts: int = 0
 
 
@@ -53,7 +55,7 @@ class State:
         self._tasks: deque[Task] = deque()
         self._served: dict[str, int] = {}
         self._seconds = 1.0
-        self._facts: dict[str, Any] = {}
+        self._facts: dict[str, dict[str, Any]] = {}
         self._failure: BaseException | None = None
         self._draining = self._stopping = False
         self._expired = 0.0

@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from limner.errors import ConfigError, FaceError, ImageError, LimnerError
+from limner.pipelines.gaze import gaze_image, parse_gaze
 from limner.pipelines.paint import Dials, as_portrait, default_dials, paint_batch
 from limner.pipelines.remarks import prompt_remarks, truncation_remarks, world_remarks
 from limner.pipelines.schedulers import SCHEDULERS
 from limner.provenance import MAX_IDENTITY_BYTES, compact, encode_portrait, picture_world
+from limner.serve.errors import Unsupported
 from limner.serve.jobs import Job, Limits, PaintRequest, Picture, Status
 from limner.serve.preview import PREVIEW_EVERY, preview_jpeg
 from limner.types import Conditioning, Face, Identity, Portrait
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from limner.faces import Found
     from limner.pipelines.loading import Model
     from limner.serve.engine import Engine
+    from limner.serve.shelf import Held
     from limner.serve.state import Kept
 
 log = logging.getLogger(__name__)
@@ -35,14 +38,18 @@ class Abandoned(Exception):
     """Nobody waits for this batch any more."""
 
 
-def model_facts(model: Model) -> dict[str, Any]:
-    """What must be known of a model to check a request without touching it."""
+def model_facts(held: Held) -> dict[str, Any]:
+    """What must be known of a model to check a request without touching it. `placed_weights` are what pictures record
+    that were painted with a place for the eyes."""
+    model = held.model
     return {
         "name": model.name,
         "method": model.pipe.method.name,
         "world": model.world,
         "license": model.license,
-        "weights": dict(model.weights),
+        "weights": dict(held.weights),
+        "placed_weights": dict(model.weights),
+        "lacks": dict(held.lacks),
         "dials": default_dials(model).to_dict(),
         "size_unit": max(8, model.pipe.vae_scale_factor),
         "schedulers": sorted({*SCHEDULERS, default_dials(model).scheduler}),
@@ -54,11 +61,14 @@ def make_job(
     owner: str,
     request: PaintRequest,
     kept: Kept | None,
+    model: str,
     facts: dict[str, Any],
     limits: Limits,
 ) -> Job:
-    """A job that can be painted, or ConfigError."""
-    names = ("strength", "guidance_scale", "guidance_rescale", "steps", "width", "height", "scheduler", "watermark")
+    """A job that can be painted, or ConfigError, or Unsupported."""
+    names = (
+        "strength", "guidance_scale", "guidance_rescale", "steps", "width", "height", "scheduler", "watermark", "gaze",
+    )  # fmt: skip
     given = {name: getattr(request, name) for name in names if getattr(request, name) is not None}
     dials = Dials.from_dict({**facts["dials"], **given, "batch": min(limits.batch, 64)})
     unit = facts["size_unit"]
@@ -74,13 +84,20 @@ def make_job(
             raise ConfigError(f"{name} is {getattr(request, name)!r}; allowed: {allowed}.")
     if dials.width * dials.height > limits.pixels:
         raise ConfigError(f"{dials.width} × {dials.height} are too many pixels; allowed: {limits.pixels} at most.")
+    wanted = {"gaze": bool(request.gaze), "likeness": request.likeness, "text": request.text_score}
+    for name, reason in facts["lacks"].items():
+        if wanted[name]:
+            raise Unsupported(f"{_WISHES[name]} cannot be had here: {reason}", "Leave it out, or take another model.")
     if request.likeness and kept is None:
         raise ConfigError("likeness needs an identity to compare with.")
     first = secrets.randbelow(2**31) if request.seed is None else request.seed
     seeds = list(range(first, first + request.number))
     identity, digest = (None, "") if kept is None else (kept.identity, kept.person.digest)
     todo = list(range(len(seeds)))
-    return Job(job_id, owner, request, dials, identity, digest, seeds, time.monotonic(), todo=todo)
+    return Job(job_id, owner, request, dials, identity, digest, seeds, time.monotonic(), model, todo=todo)
+
+
+_WISHES = {"gaze": "A place for the eyes", "likeness": "A score of likeness", "text": "A score of the text"}
 
 
 def gather(
@@ -123,8 +140,9 @@ def enroll(model: Model, faces: Sequence[Face], outside: bool) -> tuple[Identity
     return identity, [*references.remarks, *world_remarks(model, identity)]
 
 
-def paint_job_rows(engine: Engine, model: Model, rows: Sequence[Row]) -> None:
+def paint_job_rows(engine: Engine, held: Held, rows: Sequence[Row]) -> None:
     """Paints one batch and hands every picture to its job. Jobs that are wrong fail alone; anything else propagates."""
+    model = held.model
     rows, conditioning = _condition(engine, model, rows)
     if not rows or conditioning is None:
         return
@@ -170,8 +188,10 @@ def paint_job_rows(engine: Engine, model: Model, rows: Sequence[Row]) -> None:
             model, image, job.seeds[index], job.request.prompt, job.request.negative_prompt, job.digest, job.dials, own,
             timings,
         )  # fmt: skip
+        if not job.dials.gaze:
+            portrait = dataclasses.replace(portrait, weights=held.weights)
         try:
-            picture = _finished(engine, model, job, index, portrait, len(rows))
+            picture = _finished(engine, held, job, index, portrait, len(rows))
         except LimnerError as e:
             _fail(engine, [job], e)
             continue
@@ -179,7 +199,8 @@ def paint_job_rows(engine: Engine, model: Model, rows: Sequence[Row]) -> None:
 
 
 def _condition(engine: Engine, model: Model, rows: Sequence[Row]) -> tuple[list[Row], Conditioning | None]:
-    """One row of conditioning a picture. Rows whose prompts have another number of tokens are left for later."""
+    """One row of conditioning a picture, or one row for all where they are of one job. Rows whose prompts have another
+    number of tokens are left for later, as are other jobs where a method says more than rows can hold."""
     import torch
 
     made: dict[str, Conditioning] = {}
@@ -189,7 +210,11 @@ def _condition(engine: Engine, model: Model, rows: Sequence[Row]) -> tuple[list[
         if job.status.final:
             continue
         try:
-            made[job.id] = model.pipe.condition(request.prompt, identity, request.negative_prompt, job.dials.strength)
+            told = model.pipe.condition(request.prompt, identity, request.negative_prompt, job.dials.strength)
+            if job.dials.gaze:
+                place = gaze_image(parse_gaze(job.dials.gaze), job.dials.height, job.dials.width)
+                told = dataclasses.replace(told, control_image=place)
+            made[job.id] = told
         except LimnerError as e:
             _fail(engine, [job], e)
             continue
@@ -201,7 +226,10 @@ def _condition(engine: Engine, model: Model, rows: Sequence[Row]) -> tuple[list[
     rows = [(job, index) for job, index in rows if job.id in made]
     if not rows:
         return [], None
-    shape = made[rows[0][0].id].prompt_embeds.shape
+    first = made[rows[0][0].id]
+    if type(first) is not Conditioning or first.ip_adapter_image_embeds is not None:
+        return [(job, index) for job, index in rows if job is rows[0][0]], first
+    shape = first.prompt_embeds.shape
     rows = [(job, index) for job, index in rows if made[job.id].prompt_embeds.shape == shape]
     parts = [made[job.id] for job, _ in rows]
 
@@ -209,19 +237,16 @@ def _condition(engine: Engine, model: Model, rows: Sequence[Row]) -> tuple[list[
         values = [getattr(part, name) for part in parts]
         return None if values[0] is None else torch.cat(values)
 
-    names = ("prompt_embeds", "pooled", "negative_prompt_embeds", "negative_pooled")
+    names = ("prompt_embeds", "pooled", "negative_prompt_embeds", "negative_pooled", "control_image")
     return rows, Conditioning(**{name: stacked(name) for name in names})
 
 
-def _finished(engine: Engine, model: Model, job: Job, index: int, portrait: Portrait, batch: int) -> Picture:
+def _finished(engine: Engine, held: Held, job: Job, index: int, portrait: Portrait, batch: int) -> Picture:
     """The picture as its caller gets it: scored, checked, encoded."""
-    identity = job.identity
-    if job.request.likeness and identity is not None:
-        portrait = dataclasses.replace(
-            portrait, scores={"likeness": round(_likeness(engine, model, identity, portrait), 4)}
-        )
-    portrait = dataclasses.replace(portrait, settings={**portrait.settings, "batch_rows": batch})
-    facts: dict[str, Any] = {"scores": dict(portrait.scores), "settings": dict(portrait.settings)}
+    model, identity = held.model, job.identity
+    scores, unscored = _scored(engine, held, job, portrait)
+    portrait = dataclasses.replace(portrait, scores=scores, settings={**portrait.settings, "batch_rows": batch})
+    facts: dict[str, Any] = {"scores": scores, "unscored": unscored, "settings": dict(portrait.settings)}
     refused = _refusal(engine, portrait)
     if refused:
         return Picture(index, portrait.seed, b"", refused, **facts)
@@ -237,6 +262,20 @@ def _refusal(engine: Engine, portrait: Portrait) -> str:
     except Exception:  # whatever a checker that is not ours raises: no picture goes out unchecked
         log.exception("The safety checker failed.")
         return "The safety checker failed."
+
+
+def _scored(engine: Engine, held: Held, job: Job, portrait: Portrait) -> tuple[dict[str, float], dict[str, str]]:
+    """The scores that were not declined, and why one of them is missing."""
+    scores: dict[str, float] = {}
+    lacks, identity = dict(held.lacks), job.identity
+    if identity is None:
+        lacks["likeness"] = "Nobody in particular was painted."
+    if job.request.likeness is not False and identity is not None and "likeness" not in lacks:
+        scores["likeness"] = round(_likeness(engine, held.model, identity, portrait), 4)
+    if job.request.text_score is not False and held.text is not None:
+        scores["text"] = round(held.text(portrait.image, portrait.prompt), 4)
+    asked = {"likeness": job.request.likeness, "text": job.request.text_score}
+    return scores, {name: lacks[name] for name in asked if asked[name] is not False and name in lacks}
 
 
 def _likeness(engine: Engine, model: Model, identity: Identity, portrait: Portrait) -> float:
