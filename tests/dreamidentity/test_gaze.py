@@ -216,7 +216,13 @@ def test_under_faceclips_conditioning(tiny_folder: Path, tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"dropout": 2}, "dropout is 2"), ({"base_dtype": "half"}, "base_dtype"), ({"steps": 0}, "steps is 0")],
+    [
+        ({"dropout": 2}, "dropout is 2"),
+        ({"base_dtype": "half"}, "base_dtype"),
+        ({"steps": 0}, "steps is 0"),
+        ({"validation": 0}, "validation is 0"),
+        ({"held_out": {"kind": "folder", "path": "x", "size": 64}}, "one size for data and held_out"),
+    ],
 )
 def test_settings_that_cannot_be_used(changes: dict[str, Any], message: str) -> None:
     data = {"kind": "folder", "path": "x", "size": 32}

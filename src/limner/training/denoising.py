@@ -11,10 +11,10 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
-from limner.data.cache import Table
+from limner.data.cache import Column, Table
 from limner.data.loader import Batch
 from limner.data.partners import Partners
-from limner.data.tables import Report, captions_of, demand
+from limner.data.tables import Report, captions_of, demand, to_images
 from limner.diffusion.loss import drop_conditioning
 from limner.diffusion.schedule import NoiseSchedule
 from limner.encoders.face_vit import FaceTokens
@@ -22,8 +22,23 @@ from limner.encoders.parts import save_text
 from limner.errors import ConfigError
 from limner.training.dice import Dice
 from limner.training.parts import counting_sizes, encoder_of, text_of
-from limner.training.towers import both_ids, branches_of, face_features
+from limner.training.towers import both_ids, branches_of, face_features, feature_table
 from limner.training.words import caption_ids
+
+
+def latent_table(vae: Any, pictures: Table, device: torch.device, report: Report) -> Table:
+    """Column `latents` (C, h, w) float16 of every picture: the mode of its encoding, scaled for the denoiser."""
+    vae = vae.to(device).eval()
+    with torch.no_grad():
+        first = torch.zeros(1, 3, *pictures["image"].shape[1:3], device=device)
+        shape = vae.encode(first).latent_dist.mode().shape[1:]
+
+    def compute(block: range) -> dict[str, torch.Tensor]:
+        images = to_images(torch.from_numpy(pictures["image"][block.start : block.stop])).to(device)
+        latents = vae.encode(images * 2 - 1).latent_dist.mode()
+        return {"latents": (latents - (vae.config.shift_factor or 0)) * vae.config.scaling_factor}
+
+    return feature_table("latents", pictures, vae, {"latents": Column("f2", tuple(shape))}, compute, report)
 
 
 def noisy_latents(

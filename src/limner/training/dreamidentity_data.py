@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from limner.data.cache import Column, Table
+from limner.data.cache import Table
 from limner.data.loader import Batch, Source
 from limner.data.partners import Partners
-from limner.data.tables import Report, captions_of, to_images
+from limner.data.tables import captions_of
 from limner.encoders.pseudo_words import PLACEHOLDER, Layout
 from limner.errors import ConfigError
-from limner.training.towers import feature_table
 
 FACE_RADIUS = 2.0
 """Of the circle that `face_weights` takes for the face, in distances from the eyes' middle to the mouth's."""
@@ -158,22 +155,6 @@ def face_weights(landmarks: torch.Tensor, size: int, places: int, outside: float
     distance = (at[None, None, :] - centre[:, 0, None, None]) ** 2 + (at[None, :, None] - centre[:, 1, None, None]) ** 2
     far = distance > radius[:, None, None] ** 2  # comparisons with NaN are false
     return torch.where(far, outside, 1.0)[:, None]
-
-
-def latent_table(vae: Any, pictures: Table, device: torch.device, report: Report) -> Table:
-    """Column `latents` (C, h, w) float16 of every picture: the mode of its encoding, scaled for the denoiser."""
-    vae = vae.to(device).eval()
-    with torch.no_grad():
-        first = torch.zeros(1, 3, *pictures["image"].shape[1:3], device=device)
-        shape = vae.encode(first).latent_dist.mode().shape[1:]
-
-    def compute(block: range) -> dict[str, torch.Tensor]:
-        images = to_images(torch.from_numpy(pictures["image"][block.start : block.stop])).to(device)
-        latents = vae.encode(images * 2 - 1).latent_dist.mode()
-        return {"latents": (latents - (vae.config.shift_factor or 0)) * vae.config.scaling_factor}
-
-    module: nn.Module = vae
-    return feature_table("latents", pictures, module, {"latents": Column("f2", tuple(shape))}, compute, report)
 
 
 def _demand_landmarks(table: Table, rows: np.ndarray, what: str) -> None:

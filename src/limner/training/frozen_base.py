@@ -20,9 +20,8 @@ from limner.data.tables import DataConfig, open_pictures, picture_table
 from limner.diffusion.schedule import NoiseSchedule
 from limner.encoders.word_towers import WordTowers
 from limner.pipelines.dreamidentity import base_parts, zeros_for_empty
-from limner.training.denoising import noisy_latents
+from limner.training.denoising import latent_table, noisy_latents
 from limner.training.dice import Dice
-from limner.training.dreamidentity_data import latent_table
 from limner.training.metrics import mean_interval
 from limner.training.sheets import contact_sheet
 from limner.training.task import Losses, Report, Task

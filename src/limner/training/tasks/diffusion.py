@@ -24,11 +24,11 @@ from limner.training.denoising import (
     Conditioner,
     FaceCLIPConditioner,
     TextConditioner,
+    latent_table,
     noisy_latents,
     write_out_attention,
 )
 from limner.training.dice import Dice
-from limner.training.dreamidentity_data import latent_table
 from limner.training.metrics import mean_interval
 from limner.training.parts import autoencoder_of, unet_of
 from limner.training.sheets import contact_sheet

@@ -19,9 +19,9 @@ from limner.diffusion.loss import denoising_loss
 from limner.encoders.rivals import RivalEncoder
 from limner.errors import ConfigError
 from limner.pipelines.instruct import InstructPix2PixPipeline
-from limner.training.denoising import write_out_attention
+from limner.training.denoising import latent_table, write_out_attention
 from limner.training.dice import Dice
-from limner.training.dreamidentity_data import PromptTable, latent_table
+from limner.training.dreamidentity_data import PromptTable
 from limner.training.rival_task import RivalSettings, RivalTask
 from limner.training.task import Report, channels_last
 
