@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import threading
 import time
@@ -21,6 +22,7 @@ pytest.importorskip("gradio", reason="the page needs gradio (extra serve)")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra dev)")
 
 import uvicorn  # noqa: E402
+from serve_models import offer  # noqa: E402
 
 from limner.pipelines.loading import Model, load_model  # noqa: E402
 from limner.provenance import read_provenance  # noqa: E402
@@ -28,6 +30,7 @@ from limner.serve.app import create_app  # noqa: E402
 from limner.serve.engine import Engine  # noqa: E402
 from limner.serve.jobs import Limits  # noqa: E402
 from limner.serve.page import mount_page  # noqa: E402
+from limner.serve.shelf import Offer  # noqa: E402
 
 FLAGS = [
     f"--{flag}"
@@ -42,15 +45,16 @@ PATIENCE = 1000 * int(os.environ.get("LIMNER_PATIENCE", "120"))
 
 
 @pytest.fixture(scope="module")
-def address(tiny_folder: Path) -> Iterator[str]:
-    """A service with the page, as `limner serve` puts it together."""
+def address(tiny_folder: Path, dream_folder: Path, steered_folder: Path) -> Iterator[str]:
+    """A service with the page, as `limner serve` puts it together: two models, the first of them can place eyes."""
 
     def load() -> Model:
         model = load_model(str(tiny_folder), device="cpu")
         model.pipe.unet.register_forward_pre_hook(lambda *_: time.sleep(0.03))  # slow enough to be watched
         return model
 
-    engine = Engine(load, Limits(photo_pixels=600_000, batch=1))
+    offers = [Offer("tiny", load, "faceclip"), offer(dream_folder, "dreamidentity")]
+    engine = Engine(offers, Limits(photo_pixels=600_000, batch=1), gaze_weights=steered_folder)
     engine.start()
     app = create_app(engine)
     mount_page(app, engine)
@@ -188,6 +192,48 @@ def test_from_photos_to_a_picture_that_is_painted_again(visit: Any, files: dict[
     assert visitor.strangers == []
 
 
+def test_eyes_are_placed_by_a_click_and_models_picked(visit: Any, files: dict[str, str]) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.drop(files["one"])
+    page.wait_for_selector("#faces .thumbnail-item")
+    page.click("#place button.label-wrap")
+    page.wait_for_selector("#canvas img")
+    assert "Anywhere" in page.inner_text("#place-said")
+    assert page.is_disabled("button#place-clear")
+
+    def click(x: float, y: float) -> None:
+        canvas = page.locator("#canvas img")
+        box = canvas.bounding_box()
+        canvas.click(position={"x": x * box["width"], "y": y * box["height"]})
+
+    click(0.3, 0.6)
+    page.wait_for_selector("#place-said:has-text('30 % from the left, 60 % from the top')")
+    assert page.input_value("#place-x input[type=number]") == "0.3"
+    page.click("button#place-clear")
+    page.wait_for_selector("#place-said:has-text('Anywhere')")
+    page.focus("#place-y input[type=range]")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("#place-said:has-text('50 % from the left, 41 % from the top')")
+    click(0.4, 0.5)
+    page.wait_for_selector("#place-said:has-text('40 % from the left, 50 % from the top')")
+    visitor.set_steps(2, 2)
+    visitor.paint("a chef")
+    visitor.finish(2)
+    captions = page.locator("#gallery .caption-label").all_inner_texts()
+    assert all(" · text " in c for c in captions), captions
+    page.click("#gallery button.thumbnail-item >> nth=0")
+    said = re.search(r"Eyes at\s+(\S+)", page.wait_for_selector("#details table").inner_text())
+    assert [float(v) for v in said[1].split(",")] == pytest.approx([0.4, 0.5, 0.18], abs=0.005)
+    look(visitor, "desktop-placed")
+    page.focus("#method input")
+    page.get_by_role("option", name="dream, by dreamidentity").click()
+    page.wait_for_selector("#facts:has-text('S* stands for the person')")
+    assert not page.is_visible("#place")
+    visitor.paint("S* as a chef")
+    page.wait_for_selector("#notes:has-text('no score of the text')")
+
+
 def test_stop_keeps_what_is_finished(visit: Any, files: dict[str, str]) -> None:
     visitor = visit()
     visitor.drop(files["one"])
@@ -227,6 +273,10 @@ def test_on_a_phone_by_touch(visit: Any, files: dict[str, str]) -> None:
     visitor.page.wait_for_selector("#faces .thumbnail-item")
     visitor.page.tap("button:has-text('a portrait of a wizard in the snow')")
     visitor.page.wait_for_function("document.querySelector('#prompt textarea').value.includes('wizard')")
+    visitor.page.tap("#place button.label-wrap")
+    visitor.page.wait_for_selector("#canvas img")
+    visitor.page.locator("#canvas img").tap()
+    visitor.page.wait_for_selector("#place-said:has-text('50 % from the left')")
     visitor.page.tap("button#paint")
     visitor.finish(4)
     look(visitor, "phone-painted")
@@ -245,7 +295,7 @@ def test_by_keyboard_alone(visit: Any, files: dict[str, str]) -> None:
     page.evaluate("document.activeElement.blur()")
     for _ in range(60):
         page.keyboard.press("Tab")
-        inside = "e => (e.closest('#photos, #faces, #prompt, #more') || e).id"
+        inside = "e => (e.closest('#photos, #faces, #prompt, #method, #place, #more') || e).id"
         reached.append(page.evaluate_handle("document.activeElement").evaluate(inside))
         if reached[-1] == "faces":
             page.keyboard.press("Enter")
@@ -254,7 +304,8 @@ def test_by_keyboard_alone(visit: Any, files: dict[str, str]) -> None:
             page.keyboard.type("a chef")
         if reached[-1] == "paint":
             break
-    assert {"photos", "faces", "prompt", "more", "paint"} <= set(reached)
+    assert {"photos", "faces", "prompt", "method", "place", "more", "paint"} <= set(reached)
     page.keyboard.press("Enter")
     visitor.finish(4)
+    assert not page.is_visible("ul.options")
     look(visitor, "desktop-dark")

@@ -124,7 +124,7 @@ class Engine(Crew):
 
     def status(self) -> dict[str, Any]:
         """For health checks and metrics: ready, failed, draining, queued, running, identities, results, unfetched (of
-        the results), kept_bytes, crashes."""
+        the results), kept_bytes, models (in memory), crashes."""
         with self._changed:
             self._expire()
             states = Counter(job.status for job in self._jobs.values())

@@ -73,6 +73,7 @@ class _EngineCollector:
             ("results", "Finished jobs that are kept."),
             ("identities", "Identities that are kept."),
             ("kept_bytes", "Bytes of identities and pictures."),
+            ("models", "Models in memory."),
         ):
             yield GaugeMetricFamily(f"limner_{name}", text, value=float(status[name]))
         counters = self.engine.counters

@@ -72,8 +72,7 @@ def build_page(engine: Engine) -> gr.Blocks:
             with gr.Column(scale=5, min_width=340), gr.Tabs():
                 with gr.Tab("Paint a person", id="paint"):
                     who = _who()
-                    dials = _dials()
-                    place = build_place()
+                    dials, place = _dials()
                     with gr.Row():
                         paint = gr.Button("Paint", variant="primary", elem_id="paint")
                         stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop")
@@ -125,13 +124,15 @@ def _who() -> dict[str, Any]:
     }
 
 
-def _dials() -> dict[str, Any]:
+def _dials() -> tuple[dict[str, Any], dict[str, Any]]:
+    """What can be set, and the canvas among it."""
     prompt = gr.Textbox(label="What to paint", lines=2, max_lines=6, placeholder=parts.EXAMPLES[0], elem_id="prompt")
     gr.Examples([[text] for text in parts.EXAMPLES], prompt, label="For example", api_visibility="private")
-    method = gr.Dropdown([], label="Model and method", interactive=False, elem_id="method")
+    method = gr.Dropdown([], label="Model and method", interactive=False, filterable=False, elem_id="method")
     with gr.Row():
         strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", min_width=220)
         number = gr.Slider(1, 8, 4, step=1, label="Pictures", min_width=220, elem_id="number")
+    place = build_place()
     with gr.Accordion("More settings", open=False, elem_id="more"):
         negative = gr.Textbox(label="What not to paint", elem_id="negative")
         with gr.Row():
@@ -146,10 +147,11 @@ def _dials() -> dict[str, Any]:
             info="So that a picture can be painted again from its file alone; whoever has it can paint that person.",
         )
         watermark = gr.Checkbox(False, label="Invisible watermark", info="Found again by `limner inspect`.")
-    return {
+    dials = {
         "prompt": prompt, "negative": negative, "strength": strength, "number": number, "seed": seed, "steps": steps,
         "guidance": guidance, "size": size, "method": method, "embed": embed, "watermark": watermark,
     }  # fmt: skip
+    return dials, place
 
 
 def _again() -> dict[str, Any]:
@@ -165,7 +167,7 @@ def _result() -> dict[str, Any]:
     return {
         "status": gr.HTML('<p class="limner-empty">Your portraits appear here.</p>', padding=False, elem_id="status"),
         "gallery": gr.Gallery(
-            label="Portraits; the likeness to the person and the fit of the text help to choose, higher is better",
+            label="Portraits",
             columns=2,
             height="auto",
             object_fit="contain",

@@ -100,7 +100,8 @@ def progress(state: Progress) -> str:
         before = f"{state.position} before you" if state.position else "next"
         return _bar(f"Waiting: {before}", 0.0)
     if state.status is Status.DONE:
-        return f'<p class="limner-said" role="status">Done: {plural(state.painted, "picture")}.</p>'
+        hint = "likeness and text are scores to choose by: higher is better"
+        return f'<p class="limner-said" role="status">Done: {plural(state.painted, "picture")}; {hint}.</p>'
     if state.status is Status.CANCELLED:
         kept = f" {plural(state.painted, 'picture')} had been finished." if state.painted else ""
         return f'<p class="limner-said" role="status">Stopped.{kept}</p>'

@@ -28,6 +28,7 @@ def build_place() -> dict[str, Any]:
         said = gr.HTML(f'<p class="limner-said" role="status">{ANYWHERE}</p>', padding=False, elem_id="place-said")
         canvas = gr.Image(
             label="Click where the eyes go",
+            show_label=False,
             type="pil",
             format="png",
             interactive=False,
@@ -89,7 +90,7 @@ def show_place(place: Place | None, size: str, paths: Sequence[str] = (), *, sli
     said = ANYWHERE
     if place is not None:
         x, y, apart = (round(100 * v) for v in place)
-        said = f"The eyes go to {x} % from the left and {y} % from the top, {apart} % of the width apart."
+        said = f"Eyes: {x} % from the left, {y} % from the top, {apart} % of the width apart."
     where = START if place is None else place
     return (
         place,
