@@ -307,5 +307,5 @@ def test_by_keyboard_alone(visit: Any, files: dict[str, str]) -> None:
     assert {"photos", "faces", "prompt", "method", "place", "more", "paint"} <= set(reached)
     page.keyboard.press("Enter")
     visitor.finish(4)
-    assert not page.is_visible("ul.options")
+    assert not page.is_visible("ul.option-list")
     look(visitor, "desktop-dark")

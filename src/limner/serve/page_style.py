@@ -51,6 +51,7 @@ CSS = """
 #gallery .thumbnail-item img { height: auto; image-rendering: auto; }
 #faces .caption-label, #gallery .caption-label { position: static; max-width: 100%; width: 100%; border: 0;
   border-radius: 0; text-align: center; overflow: visible; white-space: normal; font-size: 0.8rem; }
+.block:not(:focus-within) ul.option-list { display: none; }
 #canvas { padding: 0; }
 #canvas img { width: auto; max-width: 100%; max-height: 420px; touch-action: manipulation; }
 button:focus-visible, a:focus-visible, input:focus-visible, textarea:focus-visible, [tabindex]:focus-visible {
