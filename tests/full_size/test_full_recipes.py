@@ -15,7 +15,7 @@ from limner.cli.main import main
 from limner.encoders.config import FaceViTConfig
 from limner.encoders.face_vit import FaceViT
 from limner.errors import ConfigError
-from limner.pipelines.bases import BASES, build, count
+from limner.pipelines.bases import BASES, build, build_towers, count
 from limner.training.plan import plan
 from limner.training.tasks import load_training
 
@@ -31,6 +31,34 @@ def plans() -> dict[str, dict[str, Any]]:
         recipe, build_task = load_training(FOLDER / f"{name}.yaml")
         found[name] = plan(recipe, build_task, FOLDER, gpus=64, hours=72)
     return found
+
+
+TOWERS = {"sd21-base": [340_387_840], "sdxl-base": [123_060_480, 694_659_840]}
+"""Values in the published text towers, by the sizes of their files."""
+OVER_BASES = {
+    "dreamidentity-sd21": "sd21-base",
+    "gaze-sd21": "sd21-base",
+    "rivals/e4t-sd21": "sd21-base",
+    "rivals/ip-adapter-sdxl": "sdxl-base",
+}
+
+
+@pytest.mark.parametrize("base", TOWERS)
+def test_text_towers_of_bases_have_the_published_sizes(base: str) -> None:
+    towers = build_towers(base)
+    assert [count(tower) for tower in towers.towers] == TOWERS[base]
+
+
+@pytest.mark.parametrize("name", OVER_BASES)
+def test_trainings_over_a_base_are_counted_without_it(name: str) -> None:
+    path = FOLDER / f"{name}.yaml"
+    recipe, build_task = load_training(path)
+    found = plan(recipe, build_task, path.parent, gpus=8)
+    unet = BASES["sdxl-unet" if OVER_BASES[name] == "sdxl-base" else "sd21-base-unet"].parameters
+    base = unet + BASES["sdxl-vae"].parameters + sum(TOWERS[OVER_BASES[name]])
+    assert base <= found["frozen_parameters"] < base + 400e6  # a recogniser besides
+    assert 0 < found["trained_parameters"] < 400e6
+    assert found["tflop_per_step"] > 10
 
 
 def full_face() -> FaceViT:

@@ -157,7 +157,7 @@ def lay_out(
             raise PromptError(f"{placeholder} stands for {count} words; a prompt has room for {room}.")
     pad = tokenizer.pad_token_id or 0
     ids = torch.full((len(prompts), context), pad, dtype=torch.long)
-    weights = torch.ones(ids.shape)
+    weights, weighted = torch.ones(ids.shape), False
     places: dict[str, list[tuple[int, int, int]]] = {p: [] for p in words}
     for row, prompt in enumerate(prompts):
         units: list[Unit] = []
@@ -184,11 +184,12 @@ def lay_out(
         tokens = [filler if isinstance(u, Slot) else u for u in kept]
         ids[row, : len(tokens) + 2] = torch.tensor([tokenizer.bos_token_id, *tokens, tokenizer.eos_token_id])
         weights[row, 1 : len(tokens) + 1] = torch.tensor(counts[: len(tokens)])
+        weighted |= any(count != 1 for count in counts[: len(tokens)])
         for place, unit in enumerate(kept, 1):
             if isinstance(unit, Slot):
                 places[unit.placeholder].append((row, place, unit.word))
     found = {p: torch.tensor(at, dtype=torch.long).view(-1, 3) for p, at in places.items()}
-    return Layout(ids, found, None if bool((weights == 1).all()) else weights)
+    return Layout(ids, found, weights if weighted else None)
 
 
 Unit = list[int | Slot]

@@ -16,6 +16,8 @@ from limner.pipelines import sdxl
 if TYPE_CHECKING:
     from torch import nn
 
+    from limner.encoders.word_towers import WordTowers
+
 
 @dataclass(frozen=True)
 class Base:
@@ -55,6 +57,15 @@ BASES: dict[str, Base] = {
     ),
 }
 
+_H = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16}
+_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+_BIGG = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
+TEXT_TOWERS: dict[str, tuple[dict[str, Any], ...]] = {
+    "sd21-base": ({**_H, "hidden_act": "gelu"},),
+    "sdxl-base": ({**_L, "hidden_act": "quick_gelu"}, {**_BIGG, "hidden_act": "gelu", "projection_dim": 1280}),
+}
+"""Text towers of whole bases: arguments of CLIPTextConfig, as their published text_encoder/config.json."""
+
 ENCODERS = ("L", "bigG", "sdxl", "flux")
 """Full-size encoders that `build` knows besides `BASES`: FaceCLIP's branches, both of them, and FaceT5."""
 
@@ -83,6 +94,27 @@ def build(name: str, device: str = "meta") -> nn.Module:
         if name == "flux":
             return FaceT5Encoder(FACET5_PRESETS[name]).eval()
         return FaceCLIPEncoder(preset(name)).eval()
+
+
+def build_towers(base: str, device: str = "meta") -> WordTowers:
+    """The text towers of a base with random weights (none on the meta device) and tokenizers that know no words.
+
+    Args:
+        base: a key of `TEXT_TOWERS`.
+        device: where they are to be.
+    """
+    import torch
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    from limner.encoders.pseudo_words import NEUTRAL
+    from limner.encoders.tokenizer import build_word_tokenizer
+    from limner.encoders.word_towers import WordTowers
+
+    configs = [CLIPTextConfig(**values) for values in TEXT_TOWERS[base]]
+    with torch.device(device):
+        towers: list[Any] = [CLIPTextModel(configs[0]), *map(CLIPTextModelWithProjection, configs[1:])]
+    tokenizers = [build_word_tokenizer((NEUTRAL,), context=c.max_position_embeddings) for c in configs]
+    return WordTowers(towers, tokenizers, penultimate=len(towers) > 1).eval()
 
 
 def count(model: nn.Module) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -18,12 +19,13 @@ from limner.encoders.config import FaceViTConfig
 from limner.encoders.dreamidentity import FaceWordsEncoder
 from limner.encoders.m2id import M2IDConfig, M2IDEncoder, word_norm
 from limner.encoders.pseudo_words import PLACEHOLDER, Layout
-from limner.encoders.scales import Backbone, ClipVisionConfig, load_backbone, quarters
+from limner.encoders.scales import Backbone, ClipVisionConfig, quarters
 from limner.errors import ConfigError, PromptError
 from limner.pipelines.dreamidentity import DreamIdentityPipeline
 from limner.training.dice import Dice
 from limner.training.dreamidentity_data import FaceMix, PromptTable, face_weights
 from limner.training.frozen_base import SHEET_FACES, FrozenBaseSettings, FrozenBaseTask, people_sheet
+from limner.training.parts import backbone_of
 from limner.training.task import Losses, Report
 from limner.types import Identity
 
@@ -107,7 +109,7 @@ class DreamIdentityTask(FrozenBaseTask[DreamIdentitySettings]):
         super().__init__(settings)
         self.towers = self.open_towers()
         self.open_base(settings.dtype)
-        self.m2id = settings.encoder.build(load_backbone(settings.recogniser), self.towers.widths)
+        self.m2id = settings.encoder.build(backbone_of(Path(settings.recogniser)), self.towers.widths)
         for name, value in self.m2id.backbone.named_parameters():
             value.requires_grad_(settings.tune_backbone and not name.endswith("mask_token"))
         self.model: nn.Module = self.m2id if settings.tune_backbone else self.m2id.head

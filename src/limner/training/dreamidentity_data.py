@@ -51,8 +51,9 @@ class PromptTable:
         found = []
         for i in range(towers):
             slots = batch[f"slots_{i}"]
-            rows, places = torch.nonzero(slots >= 0, as_tuple=True)
-            where = torch.stack([rows, places, slots[rows, places]], 1)
+            known = slots.cpu().numpy()
+            rows, places = np.nonzero(known >= 0)
+            where = torch.from_numpy(np.stack([rows, places, known[rows, places]], 1))
             found.append(Layout(batch[f"ids_{i}"], {PLACEHOLDER: where}))
         return found
 

@@ -19,10 +19,11 @@ from limner.data.loader import Batch, Source
 from limner.data.tables import DataConfig, open_pictures, picture_table
 from limner.diffusion.schedule import NoiseSchedule
 from limner.encoders.word_towers import WordTowers
-from limner.pipelines.dreamidentity import base_parts, zeros_for_empty
+from limner.pipelines.dreamidentity import zeros_for_empty
 from limner.training.denoising import latent_table, noisy_latents
 from limner.training.dice import Dice
 from limner.training.metrics import mean_interval
+from limner.training.parts import base_of, towers_of
 from limner.training.sheets import contact_sheet
 from limner.training.task import Losses, Report, Task
 from limner.types import Identity
@@ -88,7 +89,7 @@ class FrozenBaseTask(Task[C]):
 
     def open_towers(self) -> WordTowers:
         """The base's text towers, frozen."""
-        return WordTowers.from_base(Path(self.settings.base), self.settings.dtype)
+        return towers_of(Path(self.settings.base), self.settings.dtype)
 
     def open_base(self, dtype: torch.dtype) -> None:
         """Opens the base without its towers, frozen.
@@ -96,7 +97,7 @@ class FrozenBaseTask(Task[C]):
         Args:
             dtype: of the UNet. The autoencoder stays in float32 for what `prepare` makes with it.
         """
-        self.vae, unet, self.scheduler = base_parts(Path(self.settings.base))
+        self.vae, unet, self.scheduler = base_of(Path(self.settings.base))
         self.vae.requires_grad_(False)
         self.unet: Any = nn.Module.to(unet, dtype).requires_grad_(False)
         if self.settings.checkpointing:
@@ -144,6 +145,9 @@ class FrozenBaseTask(Task[C]):
     def tokens(self) -> int:
         """Places of the latent picture."""
         return (self.settings.data.size // self.factor) ** 2
+
+    def beside(self) -> list[nn.Module]:
+        return [self.unet]
 
     @abstractmethod
     def each(self, model: nn.Module, batch: Batch, dice: Dice, baseline: bool = False) -> torch.Tensor:

@@ -1,8 +1,9 @@
 """The trained and published parts that a training starts from, by folder; or, for counting, their sizes alone.
 
 Inside `sizes_only` no folder has to exist. A part that is not there has the size of
-- the training whose `weights` folder it would be, if the recipe of that name lies beside the one at hand;
-- the published model that its folder is named after: `clip-l`, `clip-bigg`, `sdxl-vae`, `sdxl-unet`.
+- the training whose `weights` folder it would be, if the recipe of that name lies beside the one at hand or above it;
+- the published model that its folder is named after: `clip-l`, `clip-bigg`, `sdxl-vae`, `sdxl-unet`, `face` (FaceCLIP's
+  face encoder), `clip-vit-large-patch14`; whole bases `sd21-base`, `sdxl-base`.
 """
 
 from __future__ import annotations
@@ -14,16 +15,30 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from limner.diffusion.schedule import NoiseSchedule
 from limner.encoders import parts
 from limner.encoders.config import BIGG, FaceViTConfig, L, TextTowerConfig
 from limner.encoders.face_vit import FaceViT
 from limner.encoders.faceclip import FaceCLIPEncoder
+from limner.encoders.m2id import M2IDEncoder
+from limner.encoders.scales import Backbone, ClipVisionConfig, build_backbone, load_backbone
 from limner.encoders.text_tower import TextTower
 from limner.encoders.tokenizer import PromptTokenizer, build_word_tokenizer
+from limner.encoders.word_towers import WordTowers
 from limner.errors import ConfigError, WeightsUnavailable
 
 CLIPS: dict[str, TextTowerConfig] = {"clip-l": L.text, "clip-bigg": BIGG.text}
 """Text towers by the folder that their published weights are expected in."""
+
+FACES: dict[str, FaceViTConfig | ClipVisionConfig] = {
+    "face": FaceViTConfig(),
+    "clip-vit-large-patch14": ClipVisionConfig(),
+}
+"""Recognisers, likewise."""
+UNETS = {"sd21-base": "sd21-base-unet", "sdxl-base": "sdxl-unet"}
+"""The UNets of whole bases, likewise, as `limner.pipelines.bases` names them."""
 
 _RECIPES: ContextVar[Path | None] = ContextVar("recipes", default=None)
 
@@ -133,18 +148,63 @@ def unet_of(folder: Path) -> Any:
     return task.unet
 
 
+def backbone_of(folder: Path) -> Backbone:
+    """The recogniser in a folder; see `limner.encoders.scales.load_backbone`."""
+    if not counting_sizes() or folder.is_dir():
+        return load_backbone(folder)
+    return build_backbone(FACES[folder.name] if folder.name in FACES else face_of(folder).config)
+
+
+def words_of(folder: Path) -> M2IDEncoder:
+    """The M² ID encoder in the folder encoder/ of a finished training."""
+    if not counting_sizes() or folder.is_dir():
+        return M2IDEncoder.from_pretrained(folder)
+    from limner.training.dreamidentity import WordsConfig
+
+    settings = _settings(folder.parent, "dreamidentity")
+    towers = towers_of(Path(settings["base"]), torch.float32)
+    backbone = backbone_of(Path(settings["recogniser"]))
+    return WordsConfig.from_dict(settings["encoder"]).build(backbone, towers.widths)
+
+
+def towers_of(base: Path, dtype: torch.dtype) -> WordTowers:
+    """The text towers of a base; see `WordTowers.from_base`."""
+    if not counting_sizes() or base.is_dir():
+        return WordTowers.from_base(base, dtype)
+    if base.name in UNETS:
+        from limner.pipelines.bases import build_towers
+
+        return build_towers(base.name).to(dtype)
+    towers, tokenizers = zip(*(text_of(Path(clip)) for clip in _settings(base, "diffusion")["clips"]), strict=True)
+    return WordTowers(towers, tokenizers).to(dtype).eval()
+
+
+def base_of(folder: Path) -> tuple[Any, Any, Any]:
+    """Autoencoder, UNet and scheduler of a base; see `limner.pipelines.dreamidentity.base_parts`."""
+    from limner.pipelines.bases import build
+    from limner.pipelines.dreamidentity import base_parts
+
+    if not counting_sizes() or folder.is_dir():
+        return base_parts(folder)
+    scheduler: Any = NoiseSchedule().scheduler()
+    if folder.name in UNETS:
+        return build("sdxl-vae"), build(UNETS[folder.name]), scheduler
+    return autoencoder_of(Path(_settings(folder, "diffusion")["autoencoder"])), unet_of(folder / "unet"), scheduler
+
+
 def _settings(weights: Path, task: str) -> dict[str, Any]:
     """The complete settings of the training whose result would lie in `weights` (a folder `…/NAME/weights`)."""
     from limner.training.tasks import load_training
 
     recipes = _RECIPES.get()
     assert recipes is not None
-    path = recipes / f"{weights.parent.name}.yaml"
+    name = f"{weights.parent.name}.yaml"
+    path = next((p for p in (recipes / name, recipes.parent / name) if p.is_file()), recipes / name)
     if weights.name != "weights" or not path.is_file():
         raise ConfigError(
             f"{weights} is not there, and nothing says how large it would be.",
             f"Its size is known if {path} is the recipe of its training, or for the names "
-            f"{', '.join((*CLIPS, 'sdxl-vae', 'sdxl-unet'))}.",
+            f"{', '.join((*CLIPS, *FACES, *UNETS, 'sdxl-vae', 'sdxl-unet'))}.",
         )
     recipe, _ = load_training(path)
     if recipe.task != task:

@@ -1,4 +1,5 @@
-"""What a recipe would need of many GPUs, counted from sizes alone: nothing is allocated, no weights or data are there.
+"""What a recipe would need of many GPUs, counted from sizes alone: nothing but one batch is allocated, and no
+weights or data are there.
 
 Memory of one GPU, float32 unless said otherwise, P trained values and F frozen ones, N GPUs:
 
@@ -61,20 +62,22 @@ def plan(
     rows = loop.batch_size // (gpus * loop.accumulation)
     with torch.device("meta"), sizes_only(recipes):
         task = build()
+    with sizes_only(recipes):
+        batch = task.example(rows)  # true tensors: where a person's words stand decides the shapes of what follows
     # From here on as if on a CPU, whose autocast and fused attention keep what a GPU's keep; meta tensors have neither.
     with FakeTensorMode(allow_non_fake_inputs=True), sizes_only(recipes):
-        _imagine([task.model, *task.frozen()])
+        _imagine([task.model, *task.frozen(), *task.beside()])
         for module in task.frozen():
             module.eval().requires_grad_(False)
         task.model.train()
-        batch = task.example(rows)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
             kept = activations(task, batch, recipe)
             with FlopCounterMode(display=False) as forward:
                 loss_of(task, batch, recipe)
     trained = _values(p for p in task.model.parameters() if p.requires_grad)
-    frozen = _values(p for m in (task.model, *task.frozen()) for p in m.parameters() if not p.requires_grad)
+    modules = (task.model, *task.frozen(), *task.beside())
+    frozen = _values(p for m in modules for p in m.parameters() if not p.requires_grad)
     passes = 4 if getattr(task.settings, "checkpointing", False) else 3
     step = forward.get_total_flops() * passes * gpus * loop.accumulation
     tokens = task.tokens() * loop.batch_size

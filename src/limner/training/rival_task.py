@@ -20,6 +20,7 @@ from limner.pipelines.rivals import RivalPipeline
 from limner.training.dice import Dice
 from limner.training.dreamidentity_data import PromptTable
 from limner.training.frozen_base import SHEET_FACES, FrozenBaseSettings, FrozenBaseTask, people_sheet
+from limner.training.parts import counting_sizes
 from limner.training.rival_data import RivalRows, rival_features
 from limner.training.task import Report
 from limner.types import Face
@@ -121,7 +122,9 @@ class RivalTask(FrozenBaseTask[C]):
         self, rows: torch.Tensor, tokens: torch.Tensor, pooled: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Embeddings in which some rows (B,) hold what sampling uses for the unconditional branch."""
-        if self._nothing is None or self._nothing[0].device != tokens.device:  # the towers are frozen: made once
+        if counting_sizes():
+            self._nothing = tokens[:1], None if pooled is None else pooled[:1]
+        elif self._nothing is None or self._nothing[0].device != tokens.device:  # the towers are frozen: made once
             made = self.pipeline.method.condition(None, [""])
             assert made.negative_prompt_embeds is not None
             self._nothing = made.negative_prompt_embeds, made.negative_pooled

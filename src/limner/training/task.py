@@ -105,6 +105,10 @@ class Task(ABC, Generic[C]):
         """Modules that the loss uses but does not train; the loop moves them to the device."""
         return []
 
+    def beside(self) -> list[nn.Module]:
+        """Modules that the model uses though they are no part of it, and which may hold some of its weights."""
+        return []
+
     def parameter_groups(self, weight_decay: float) -> list[dict]:
         """AdamW's groups: matrices and kernels decay; gains, biases, scales and other vectors do not."""
         trained = [p for p in self.model.parameters() if p.requires_grad]

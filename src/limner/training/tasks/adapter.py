@@ -4,6 +4,7 @@ local mapping from patch tokens beside a trained global mapping (arXiv 2302.1384
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -13,11 +14,10 @@ from torch import nn
 from limner.data.loader import Batch
 from limner.diffusion.adapter import KINDS, adapter_modules, install, new_adapter
 from limner.diffusion.loss import denoising_loss
-from limner.encoders.m2id import M2IDEncoder
 from limner.encoders.rivals import RivalEncoder, patch_width
-from limner.encoders.scales import load_backbone
 from limner.pipelines.rivals import ElitePipeline, IPAdapterPipeline
 from limner.training.dice import Dice
+from limner.training.parts import backbone_of, words_of
 from limner.training.rival_task import BesideUNet, RivalSettings, RivalTask
 
 
@@ -56,8 +56,8 @@ class AdapterTask(RivalTask[AdapterSettings]):
         self.kind = settings.kind
         towers = self.open_towers()
         self.open_base(settings.dtype)
-        words = M2IDEncoder.from_pretrained(settings.words) if settings.words else None
-        encoder = RivalEncoder(towers, None if words else load_backbone(settings.recogniser), words)
+        words = words_of(Path(settings.words)) if settings.words else None
+        encoder = RivalEncoder(towers, None if words else backbone_of(Path(settings.recogniser)), words)
         seen = encoder.backbone
         width = seen.config.output if settings.kind == "identity" else patch_width(seen)
         install(self.unet, new_adapter(self.unet, settings.kind, width, settings.tokens))

@@ -14,13 +14,13 @@ from limner.diffusion.loss import denoising_loss
 from limner.diffusion.offsets import call_with, new_offsets, offset_changes
 from limner.encoders.m2id import WordHead
 from limner.encoders.rivals import RivalEncoder
-from limner.encoders.scales import load_backbone
 from limner.methods.e4t import near_person
 from limner.methods.tuning import TuningSettings
 from limner.pipelines.tuned import E4TPipeline
 from limner.training.denoising import write_out_attention
 from limner.training.dice import Dice
 from limner.training.dreamidentity import WordsConfig
+from limner.training.parts import backbone_of
 from limner.training.rival_task import BesideUNet, RivalSettings, RivalTask
 from limner.training.task import Losses
 
@@ -64,11 +64,10 @@ class E4TTask(RivalTask[E4TSettings]):
         towers = self.open_towers()
         self.open_base(settings.dtype)
         write_out_attention(self.unet)
-        words = settings.encoder.build(load_backbone(settings.recogniser), towers.widths)
+        words = settings.encoder.build(backbone_of(Path(settings.recogniser)), towers.widths)
         encoder = RivalEncoder(towers, None, words)
         words.head.requires_grad_(True)
         self.model = EncoderAndOffsets(self.unet, words.head)
-        encoder.offsets = self.model.offsets()
         self.assemble(E4TPipeline, encoder)
 
     def example(self, rows: int) -> Batch:
