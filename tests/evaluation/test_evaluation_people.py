@@ -97,7 +97,7 @@ class Unable:
             raise FaceError("No face was found.")
         return self.copy.enroll(person)
 
-    def paint(self, person: Person, identity: Identity | None, wish: Wish) -> list[np.ndarray]:
+    def paint(self, person: Person, identity: Identity | None, wish: Wish) -> list[list[np.ndarray]]:
         return self.copy.paint(person, identity, wish)
 
 

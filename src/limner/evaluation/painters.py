@@ -41,14 +41,14 @@ class Wish:
     """What is to be painted of a person.
 
     Attributes:
-        prompt: calls the person S*.
-        seeds: one a picture.
+        prompts: call the person S*.
+        seeds: of each prompt, one a picture, equally many.
         strength: how much of the person goes in, 0 to 1.
         guidance: weight of what is asked for; None is the model's own.
     """
 
-    prompt: str
-    seeds: Sequence[int]
+    prompts: Sequence[str]
+    seeds: Sequence[Sequence[int]]
     strength: float = 1.0
     guidance: float | None = None
 
@@ -63,8 +63,8 @@ class Painter(Protocol):
             FaceError: the photos show no face.
         """
 
-    def paint(self, person: Person, identity: Identity | None, wish: Wish) -> Pictures:
-        """One picture (H, W, 3) uint8 per seed."""
+    def paint(self, person: Person, identity: Identity | None, wish: Wish) -> list[Pictures]:
+        """For each prompt, one picture (H, W, 3) uint8 per seed."""
 
 
 class ModelPainter:
@@ -106,13 +106,17 @@ class ModelPainter:
         seconds = time.perf_counter() - start
         return Enrolled(compact(identity), seconds)
 
-    def paint(self, person: Person, identity: Identity | None, wish: Wish) -> Pictures:
+    def paint(self, person: Person, identity: Identity | None, wish: Wish) -> list[Pictures]:
         """See `Painter.paint`."""
-        from limner.pipelines.paint import default_dials, paint
+        from limner.pipelines.paint import default_dials, paint_batch
 
         dials = default_dials(self.model, strength=wish.strength, guidance_scale=wish.guidance, steps=self.spec.steps)
-        said = wish.prompt.replace(SUBJECT, self.spec.subject)
-        return [np.asarray(p.image.convert("RGB")) for p in paint(self.model, identity, [said], wish.seeds, dials)]
+        said = [prompt.replace(SUBJECT, self.spec.subject) for prompt in wish.prompts]
+        self.model.set_scheduler(dials.scheduler)
+        conditioning = self.model.pipe.condition(said, identity, "", dials.strength)
+        images = paint_batch(self.model, conditioning, [seed for seeds in wish.seeds for seed in seeds], dials)
+        pictures = iter([np.asarray(image.convert("RGB")) for image in images])
+        return [[next(pictures) for _ in seeds] for seeds in wish.seeds]
 
 
 class Bound:
@@ -133,17 +137,20 @@ class RealPainter(Bound):
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def paint(self, person: Person, identity: Identity | None, wish: Wish) -> Pictures:
+    def paint(self, person: Person, identity: Identity | None, wish: Wish) -> list[Pictures]:
         """See `Painter.paint`; dials mean nothing here."""
-        return [real_picture(person, wish.prompt, seed, self.size) for seed in wish.seeds]
+        return [
+            [real_picture(person, prompt, seed, self.size) for seed in seeds]
+            for prompt, seeds in zip(wish.prompts, wish.seeds, strict=True)
+        ]
 
 
 class CopyPainter(Bound):
     """Copy-paste: the reference photo, whatever the prompt says."""
 
-    def paint(self, person: Person, identity: Identity | None, wish: Wish) -> Pictures:
+    def paint(self, person: Person, identity: Identity | None, wish: Wish) -> list[Pictures]:
         """See `Painter.paint`; all pictures are the same."""
-        return [person.photos[k % len(person.photos)] for k in range(len(wish.seeds))]
+        return [[person.photos[k % len(person.photos)] for k in range(len(seeds))] for seeds in wish.seeds]
 
 
 def check_prompts(prompts: Sequence[str], people: Sequence[Person]) -> None:

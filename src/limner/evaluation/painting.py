@@ -146,18 +146,22 @@ def _paint(
         known = store.identity(job.people, job.method, person.key)
         assert known is not None
     identity, facts = known
-    for cell in cells:
-        if "error" in facts:
+    if "error" in facts:
+        for cell in cells:
             store.write(cell, [], {"error": facts["error"], "wanted": job.pictures})
             advance(job.pictures)
-            continue
-        seeds = seeds_of(benchmark, person.key, cell.prompt, job.pictures)
+        return
+    at_once = max(1, benchmark.batch // job.pictures)
+    for some in (cells[i : i + at_once] for i in range(0, len(cells), at_once)):
+        prompts = [benchmark.prompts[cell.prompt] for cell in some]
+        seeds = [seeds_of(benchmark, person.key, cell.prompt, job.pictures) for cell in some]
         peak, start = Peak(), time.perf_counter()
-        wish = Wish(benchmark.prompts[cell.prompt], seeds, job.strength, job.guidance)
-        images = painter.paint(person, identity, wish)
-        seconds = (time.perf_counter() - start) / len(seeds)
-        store.write(cell, images, {"seeds": seeds, "seconds": seconds, "memory_mb": peak(), "wanted": job.pictures})
-        advance(job.pictures)
+        painted = painter.paint(person, identity, Wish(prompts, seeds, job.strength, job.guidance))
+        seconds = (time.perf_counter() - start) / (len(some) * job.pictures)
+        shared = {"seconds": seconds, "memory_mb": peak(), "wanted": job.pictures}
+        for cell, own, images in zip(some, seeds, painted, strict=True):
+            store.write(cell, images, {"seeds": own, **shared})
+            advance(job.pictures)
 
 
 def _slice_jobs(benchmark: Benchmark, methods: Sequence[MethodSpec]) -> list[Job]:

@@ -182,6 +182,7 @@ class Benchmark(Config):
         people, scorers, curve, slices: see there.
         prompts: sentences that call the person S*.
         pictures: of every (method, person, prompt).
+        batch: pictures painted at once; those of one person share it, whatever the prompt.
         methods: in the order of the tables.
         table1: methods in the order of DreamIdentity's Table 1 (arXiv 2307.00300).
         faceclip: a method, then those it is compared with (arXiv 2504.14202).
@@ -195,6 +196,7 @@ class Benchmark(Config):
     scorers: ScorerSpec
     methods: tuple[MethodSpec, ...] = ()
     pictures: int = 4
+    batch: int = 4
     curve: CurveSpec | None = None
     slices: SliceSpec | None = None
     table1: tuple[str, ...] = ()
@@ -208,6 +210,7 @@ class Benchmark(Config):
         self.check(len(set(self.prompts)) == len(self.prompts), "prompts", "sentences that differ")
         self.check(all(SUBJECT in p for p in self.prompts), "prompts", f"sentences that call the person {SUBJECT}")
         self.check(self.pictures >= 1, "pictures", "1 or more")
+        self.check(self.batch >= 1, "batch", "1 or more")
         names = [m.name for m in self.methods]
         self.check(len(set(names)) == len(names), "methods", "names that differ")
         self.check(self.draws >= 10, "draws", "10 or more")
