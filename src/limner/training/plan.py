@@ -60,7 +60,8 @@ def plan(
             "Choose another --gpus, or loop.batch_size.",
         )
     rows = loop.batch_size // (gpus * loop.accumulation)
-    with torch.device("meta"), sizes_only(recipes):
+    with torch.device("meta"), sizes_only(recipes), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")  # only sizes are wanted of it
         task = build()
     with sizes_only(recipes):
         batch = task.example(rows)  # true tensors: where a person's words stand decides the shapes of what follows
