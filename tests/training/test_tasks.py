@@ -232,6 +232,20 @@ def test_diffusion_on_faces(make: Make, vae: Path, encoder: Path, tmp_path: Path
     assert picture.shape == (32, 32, 3)
 
 
+def test_towers_in_half_precision_say_nearly_the_same(make: Make, vae: Path, encoder: Path) -> None:
+    task = make("diffusion", autoencoder=str(vae), encoder=str(encoder), unet=UNET, towers_dtype="bfloat16")
+    batch = task.source().batch(np.arange(8), step=0)
+    batch = {k: torch.as_tensor(v) for k, v in batch.items()}
+    said = {
+        dtype: task.conditioner.draw(batch, Dice(0, 0, range(8)), 0.5, 0.3, dtype)[0]
+        for dtype in (torch.bfloat16, torch.float32)
+    }
+    half, full = said.values()
+    assert half.dtype == full.dtype == torch.float32
+    assert 0 < (half - full).norm() < 0.03 * full.norm()
+    assert_learns(task)
+
+
 def test_sampling_in_training_is_what_the_pipeline_paints(make: Make, vae: Path, encoder: Path) -> None:
     """The sheet's sampler and the shipped pipeline agree on schedule, guidance, size conditioning and latents."""
     from limner.pipelines.faceclip import FaceCLIPPipeline

@@ -25,6 +25,8 @@ from limner.training.parts import counting_sizes, encoder_of, text_of
 from limner.training.towers import both_ids, branches_of, face_features, feature_table
 from limner.training.words import caption_ids
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
 
 def latent_table(vae: Any, pictures: Table, device: torch.device, report: Report) -> Table:
     """Column `latents` (C, h, w) float16 of every picture: the mode of its encoding, scaled for the denoiser."""
@@ -80,18 +82,22 @@ class Conditioner(ABC):
             self._null = self._encode_null(device)
         return self._null
 
-    def draw(self, batch: Batch, dice: Dice, prompts: float, dropout: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw(
+        self, batch: Batch, dice: Dice, prompts: float, dropout: float, dtype: torch.dtype = torch.float32
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings of a batch as training is to see them.
 
         Args:
             prompts: share of rows that read the sentence with S* instead of the caption.
             dropout: share of rows whose conditioning is dropped, for classifier-free guidance.
+            dtype: half precision computes in it where that is harmless (autocast).
         """
         chance = dice.uniform(3)
-        with torch.no_grad():
+        half = torch.autocast(chance.device.type, dtype, enabled=dtype != torch.float32)
+        with torch.no_grad(), half:
             embeds, pooled = self.encode({**batch, "with_face": chance[:, 0]}, chance[:, 1] < prompts)
-            null, null_pooled = self.null()
-            return drop_conditioning(embeds, pooled, null, null_pooled, chance[:, 2], dropout)
+            parts = [part.float() for part in (embeds, pooled, *self.null())]
+        return drop_conditioning(*parts, chance[:, 2], dropout)
 
     @abstractmethod
     def _encode_null(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]: ...

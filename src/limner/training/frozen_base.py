@@ -20,7 +20,7 @@ from limner.data.tables import DataConfig, open_pictures, picture_table
 from limner.diffusion.schedule import NoiseSchedule
 from limner.encoders.word_towers import WordTowers
 from limner.pipelines.dreamidentity import zeros_for_empty
-from limner.training.denoising import latent_table, noisy_latents
+from limner.training.denoising import DTYPES, latent_table, noisy_latents
 from limner.training.dice import Dice
 from limner.training.metrics import mean_interval
 from limner.training.parts import base_of, towers_of
@@ -29,7 +29,6 @@ from limner.training.task import Losses, Report, Task
 from limner.types import Identity
 from limner.world.words import EDIT_PROMPTS
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHEET_FACES = 4
 SHEET_PROMPTS = (EDIT_PROMPTS[0], EDIT_PROMPTS[4], EDIT_PROMPTS[8])
 

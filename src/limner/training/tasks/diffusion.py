@@ -21,6 +21,7 @@ from limner.diffusion.loss import denoising_loss
 from limner.diffusion.schedule import NoiseSchedule
 from limner.errors import ConfigError
 from limner.training.denoising import (
+    DTYPES,
     Conditioner,
     FaceCLIPConditioner,
     TextConditioner,
@@ -102,6 +103,7 @@ class DiffusionSettings(Config):
         dropout: share of rows whose conditioning is dropped, for classifier-free guidance.
         faceless: see `FaceCLIPConditioner`.
         prompts: share of rows that read the sentence with S* instead of the caption.
+        towers_dtype: float32, bfloat16 or float16: in which the frozen towers compute.
         sizes: (height, width) of the pictures in pixels; each goes to the size nearest in shape. Empty means square.
         checkpointing: trades time for memory.
         validation: held-out pictures whose loss is measured.
@@ -120,6 +122,7 @@ class DiffusionSettings(Config):
     dropout: float = 0.1
     faceless: float = 0.1
     prompts: float = 0.5
+    towers_dtype: str = "float32"
     sizes: tuple[tuple[int, int], ...] = ()
     checkpointing: bool = False
     validation: int = 256
@@ -132,6 +135,7 @@ class DiffusionSettings(Config):
         self.check(self.min_snr is None or self.min_snr > 0, "min_snr", "more than 0, or null")
         self.check(self.min_snr is None or not self.schedule.zero_snr, "min_snr", "null with schedule.zero_snr")
         self.check(all(h % 8 == 0 and w % 8 == 0 for h, w in self.sizes), "sizes", "multiples of 8")
+        self.check(self.towers_dtype in DTYPES, "towers_dtype", ", ".join(DTYPES))
         self.check(self.validation >= 1, "validation", "1 or more")
 
 
@@ -206,7 +210,9 @@ class DiffusionTask(Task[DiffusionSettings]):
         """The loss of every row: (B,)."""
         settings = self.settings
         latents, noise, t, noisy = noisy_latents(settings.schedule, batch, dice)
-        embeds, pooled = self.conditioner.draw(batch, dice, settings.prompts, settings.dropout)
+        embeds, pooled = self.conditioner.draw(
+            batch, dice, settings.prompts, settings.dropout, DTYPES[settings.towers_dtype]
+        )
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         added = {"text_embeds": pooled, "time_ids": batch["time"].float()}
         prediction = model(noisy, t, embeds, added_cond_kwargs=added).sample
