@@ -96,8 +96,9 @@ class Conditioner(ABC):
         half = torch.autocast(chance.device.type, dtype, enabled=dtype != torch.float32)
         with torch.no_grad(), half:
             embeds, pooled = self.encode({**batch, "with_face": chance[:, 0]}, chance[:, 1] < prompts)
-            parts = [part.float() for part in (embeds, pooled, *self.null())]
-        return drop_conditioning(*parts, chance[:, 2], dropout)
+            null, null_pooled = self.null()
+        embeds, pooled = embeds.float(), pooled.float()  # the null embeddings follow
+        return drop_conditioning(embeds, pooled, null, null_pooled, chance[:, 2], dropout)
 
     @abstractmethod
     def _encode_null(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]: ...
