@@ -154,7 +154,7 @@ class Painter:
         self.detector = make_detector(brush.detector)
         if not self.detector.landmarks:
             raise ConfigError(
-                f"The detector at hand ({self.detector.name}) gives boxes, no landmarks; trainings align by these.",
+                f"The detector at hand ({self.detector.name}) gives boxes without landmarks, by which trainings align.",
                 "Set LIMNER_YUNET to the file of YuNet (see docs/faces.md); for sitters there is --detector mini.",
             )
         self.brush, self.device = brush, choose_device(brush.device)

@@ -147,7 +147,7 @@ class Trainer:
             task.model = self.accelerator.prepare_model(task.model, evaluation_mode=True)  # on its device, not wrapped
             shard(task.model, task.shards)
         optimizer = torch.optim.AdamW(
-            task.parameter_groups(loop.weight_decay), lr=loop.lr, betas=loop.betas, eps=loop.eps, fused=True
+            task.parameter_groups(loop.weight_decay), lr=loop.lr, betas=loop.betas, eps=loop.eps
         )
         for module in task.frozen():
             module.to(task.device).eval().requires_grad_(False)
