@@ -42,6 +42,14 @@ def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
         assert torch.equal(a[name], b[name]), name
 
 
+def test_muon_resumes_with_the_same_bits(write_recipe: Write, tmp_path: Path) -> None:
+    recipe = write_recipe()
+    train(recipe, tmp_path / "a", "loop.optimizer=muon")
+    train(recipe, tmp_path / "b", "loop.optimizer=muon", minutes=0)
+    assert train(recipe, tmp_path / "b", "loop.optimizer=muon").finished
+    assert_equal(state(tmp_path / "a", 12), state(tmp_path / "b", 12))
+
+
 def test_killed_five_times_gives_the_same_bits(write_recipe: Write, tmp_path: Path) -> None:
     recipe = write_recipe(loop={"steps": 36}, run={"checkpoint_every": 4, "log_every": 1})
     driver = Path(__file__).with_name("kill_driver.py")

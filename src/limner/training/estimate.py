@@ -11,12 +11,16 @@ from torch import nn
 
 from limner.data.loader import Batch
 from limner.training.dice import Dice, seed_everything
+from limner.training.optimizer import build_optimizer
 from limner.training.recipe import Recipe
 from limner.training.task import Task
 
 TIMED_STEPS = 3
 FLOAT = 4
-"""Bytes of a number; master weights, gradients and AdamW's two moments are float32 in every precision."""
+"""Bytes of a number; master weights, gradients and moments are float32 in every precision."""
+
+MOMENTS = {"adamw": 2, "muon": 1}
+"""Numbers that an optimizer keeps for each weight (of Muon's vectors, less than 1 %, the second is left out)."""
 
 
 def estimate(recipe: Recipe, build: Callable[[], Task[Any]], processes: int = 1) -> dict[str, Any]:
@@ -44,7 +48,7 @@ def estimate(recipe: Recipe, build: Callable[[], Task[Any]], processes: int = 1)
     batch = {k: v.to(device) for k, v in task.example(rows).items()}
     trained = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for m in (task.model, *task.frozen()) for p in m.parameters() if not p.requires_grad)
-    copies = 4 + (1 if loop.ema and not loop.ema_on_cpu else 0)
+    copies = 2 + MOMENTS[loop.optimizer] + (1 if loop.ema and not loop.ema_on_cpu else 0)
     kept = activations(task, batch, recipe)
     seconds = _seconds(task, batch, recipe)
     images = loop.steps * loop.batch_size
@@ -87,7 +91,9 @@ def activations(task: Task[Any], batch: Batch, recipe: Recipe) -> int:
 
 def _seconds(task: Task[Any], batch: Batch, recipe: Recipe) -> float:
     """The quickest of a few micro-batch steps, forward, backward and update."""
-    optimizer = torch.optim.AdamW(task.parameter_groups(recipe.loop.weight_decay), lr=0.0)
+    optimizer = build_optimizer(recipe.loop, task)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
     best = float("inf")
     for _ in range(1 + TIMED_STEPS):
         began = time.perf_counter()

@@ -21,6 +21,7 @@ from limner.training.checkpoint import Checkpoints, whole_folder, whole_weights
 from limner.training.dice import Dice, seed_everything
 from limner.training.ema import Ema
 from limner.training.folder import claim_folder, locked
+from limner.training.optimizer import build_optimizer
 from limner.training.progress import Reporter, counting, silent
 from limner.training.recipe import Recipe
 from limner.training.results import is_finished, write_results
@@ -146,9 +147,7 @@ class Trainer:
         if self.run_config.shard and self.share.world > 1:
             task.model = self.accelerator.prepare_model(task.model, evaluation_mode=True)  # on its device, not wrapped
             shard(task.model, task.shards)
-        optimizer = torch.optim.AdamW(
-            task.parameter_groups(loop.weight_decay), lr=loop.lr, betas=loop.betas, eps=loop.eps
-        )
+        optimizer = build_optimizer(loop, task)
         for module in task.frozen():
             module.to(task.device).eval().requires_grad_(False)
         if self.run_config.shard and self.share.world > 1:
@@ -322,6 +321,8 @@ class Trainer:
             )
         if self.loop.precision == "fp16":
             raise ConfigError("Run.shard is True; allowed with loop.precision: no, bf16.")
+        if self.loop.optimizer != "adamw":
+            raise ConfigError("Run.shard is True; allowed with loop.optimizer: adamw. Muon needs whole matrices.")
 
 
 def _due(done: int, every: int) -> bool:

@@ -6,7 +6,7 @@ Memory of one GPU, float32 unless said otherwise, P trained values and F frozen 
 | | DDP | FSDP (`run.shard`) |
 | --- | --- | --- |
 | weights, gradients | 4 P each | 4 P / N each |
-| AdamW's moments | 8 P | 8 P / N |
+| AdamW's moments (Muon's) | 8 P (4 P) | 8 P / N (cannot be sharded) |
 | average (`loop.ema`; none with `ema_on_cpu`) | 4 P | 4 P / N |
 | gathered | 4 P (buckets of gradients) | 8 bytes a value of the two largest blocks (weights, gradients) |
 | frozen | 4 F | 4 F |
@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from limner.errors import ConfigError
-from limner.training.estimate import FLOAT, activations, loss_of
+from limner.training.estimate import FLOAT, MOMENTS, activations, loss_of
 from limner.training.parts import sizes_only
 from limner.training.recipe import Recipe
 from limner.training.task import Task
@@ -82,11 +82,12 @@ def plan(
     passes = 4 if getattr(task.settings, "checkpointing", False) else 3
     step = forward.get_total_flops() * passes * gpus * loop.accumulation
     tokens = task.tokens() * loop.batch_size
+    shardable = task.shards and loop.optimizer == "adamw"
     found = {
         "name": recipe.name, "task": recipe.task, "gpus": gpus, "rows_at_once": rows,
         "trained_parameters": trained, "frozen_parameters": frozen,
         "ddp_gb_per_gpu": _memory(recipe, trained, frozen, kept, 1, trained),
-        "fsdp_gb_per_gpu": _memory(recipe, trained, frozen, kept, gpus, _largest(task)) if task.shards else None,
+        "fsdp_gb_per_gpu": _memory(recipe, trained, frozen, kept, gpus, _largest(task)) if shardable else None,
         "main_memory_gb": _gb(trained * FLOAT) if loop.ema and loop.ema_on_cpu else 0.0,
         "steps": loop.steps, "batch_size": loop.batch_size, "images": loop.steps * loop.batch_size,
         "tokens_per_step": tokens, "tokens": tokens * loop.steps,
@@ -112,7 +113,7 @@ def _memory(recipe: Recipe, trained: int, frozen: int, kept: int, shards: int, g
     needs = {
         "weights": own,
         "gradients": own,
-        "optimizer": 2 * own,
+        "optimizer": own * MOMENTS[loop.optimizer],
         "ema": own if loop.ema and not loop.ema_on_cpu else 0,
         "gathered": gathered * FLOAT * copies,
         "frozen": frozen * FLOAT,

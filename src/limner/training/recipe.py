@@ -16,6 +16,7 @@ from limner.config import Config
 from limner.errors import ConfigError
 
 PRECISIONS = ("no", "bf16", "fp16")
+OPTIMIZERS = ("adamw", "muon")
 _SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
@@ -30,7 +31,10 @@ class Loop(Config):
         lr: peak learning rate; rises linearly over `warmup` steps, then falls as a cosine to `lr * final_lr`.
         decay: share of the steps, at the end, over which it falls; until then it stays at its peak, and `steps` of a
             training that has begun may still be changed (Hägele et al., arXiv 2405.18392).
-        betas, eps, weight_decay: AdamW (Loshchilov and Hutter, arXiv 1711.05101).
+        optimizer: adamw (Loshchilov and Hutter, arXiv 1711.05101), or muon, which is AdamW for vectors and embeddings
+            alone and makes the updates of matrices orthogonal.
+        betas, eps: of AdamW.
+        weight_decay: of matrices and kernels.
         clip: largest gradient norm; 0 does not clip.
         ema: decay of the moving average of the weights; 0 keeps none.
         ema_on_cpu: keeps the average in main memory.
@@ -45,6 +49,7 @@ class Loop(Config):
     warmup: int = 100
     final_lr: float = 0.0
     decay: float = 1.0
+    optimizer: str = "adamw"
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-8
     weight_decay: float = 0.01
@@ -67,6 +72,7 @@ class Loop(Config):
         self.check(all(0 <= b < 1 for b in self.betas), "betas", "two values in [0, 1)")
         self.check(0 <= self.ema < 1, "ema", "0 up to but not including 1")
         self.check(self.precision in PRECISIONS, "precision", ", ".join(PRECISIONS))
+        self.check(self.optimizer in OPTIMIZERS, "optimizer", ", ".join(OPTIMIZERS))
 
     def rate(self, step: int) -> float:
         """Learning rate of a step (from 0): linear warm-up, peak, cosine (arXiv 1608.03983, Equation 5)."""

@@ -80,7 +80,9 @@ class AlignmentTask(Task[AlignmentSettings]):
     """See `AlignmentSettings`.
 
     Metrics, averaged over the branches: recall of the joint feature's own picture, text and face among held-out
-    triples; of the text feature's own picture, for comparison; verification by the joint face feature.
+    triples; of the text feature's own picture, for comparison; verification by the joint face feature. The sentences
+    are the captions, which tell what the person looks like; where a metric begins with `prompt`, the sentences with S*,
+    which do not.
     """
 
     name = "alignment"
@@ -146,10 +148,11 @@ class AlignmentTask(Task[AlignmentSettings]):
         rows = source.different_persons(self.settings.validation)
         found: dict[str, list[float]] = {}
         for i in range(len(self.encoder.branches)):
-            joint, batch = self._joint(source, rows, i, step=0)
-            for key, value in self._retrieval(joint, batch, i).items():
-                found.setdefault(key, []).append(value)
-            again, _ = self._joint(source, rows, i, step=1)
+            for kind in ("prompt", "caption"):
+                joint, batch = self._joint(source, rows, i, kind, step=0)
+                for key, value in self._retrieval(joint, batch, i, kind).items():
+                    found.setdefault(key if kind == "caption" else f"{kind}_{key}", []).append(value)
+            again, _ = self._joint(source, rows, i, "caption", step=1)
             features = np.concatenate([joint.face.numpy(), again.face.numpy()])
             same = verification(features, np.tile(batch["person"].numpy(), 2))
             found.setdefault("verification_accuracy", []).append(same["accuracy"])
@@ -159,8 +162,8 @@ class AlignmentTask(Task[AlignmentSettings]):
         """The encoder, in its own form; the heads served only the training."""
         self.encoder.save_pretrained(folder)
 
-    def _retrieval(self, joint: Joint, batch: Batch, branch: int) -> dict[str, float]:
-        image, text = batch[f"image_{branch}"].numpy(), batch[f"caption_{branch}"].numpy()
+    def _retrieval(self, joint: Joint, batch: Batch, branch: int, kind: str) -> dict[str, float]:
+        image, text = batch[f"image_{branch}"].numpy(), batch[f"{kind}_{branch}"].numpy()
         comparisons = {
             "joint_to_image": joint.text.numpy() @ image.T,
             "joint_to_text": joint.text.numpy() @ text.T,
@@ -169,12 +172,12 @@ class AlignmentTask(Task[AlignmentSettings]):
         }
         return {f"{name}_{k}": v for name, s in comparisons.items() for k, v in recall(s).items()}
 
-    def _joint(self, source: _Triples, rows: np.ndarray, branch: int, step: int) -> tuple[Joint, Batch]:
+    def _joint(self, source: _Triples, rows: np.ndarray, branch: int, kind: str, step: int) -> tuple[Joint, Batch]:
         batch = source.batch(rows, step)
         parts = []
         for place in np.array_split(np.arange(len(rows)), max(1, len(rows) // 64)):
-            some = {k: batch[k][place].to(self.device) for k in ("caption_ids", "class_token", "patch_tokens")}
-            parts.append(self.model(some["caption_ids"], some["class_token"], some["patch_tokens"])[branch])
+            some = [batch[k][place].to(self.device) for k in (f"{kind}_ids", "class_token", "patch_tokens")]
+            parts.append(self.model(*some)[branch])
         face, text = (torch.cat([getattr(p, k).float().cpu() for p in parts]) for k in ("face", "text"))
         return Joint(face, text, parts[0].scale, parts[0].bias), batch
 
