@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from limner.diffusion.schedule import NoiseSchedule
 from limner.encoders.autoencoder import PatchAutoencoder, cosine_basis
 from limner.errors import ConfigError
 from limner.training.dice import seed_everything
+from limner.training.loop import Trainer
+from limner.training.tasks import load_training
+from limner.training.tasks.autoencoder import importance
 from limner.training.tasks.diffusion import UNetConfig
 
 
@@ -86,3 +90,53 @@ def test_diffusers_own_pipelines_paint_with_it(vae: PatchAutoencoder, dtype: tor
     start = torch.rand(2, 3, 48, 32)
     edited = edit(image=start, strength=0.5, num_inference_steps=4, **embeds, output_type="np").images
     assert edited.shape == (2, 48, 32, 3)
+
+
+def test_rescaled_latents_decode_to_the_same(vae: PatchAutoencoder) -> None:
+    images = smooth_pictures()
+    before, latents = vae(images)
+    factors = torch.linspace(0.2, 1, vae.config.latent_channels)
+    vae.rescale(factors)
+    after, scaled = vae(images)
+    torch.testing.assert_close(scaled, latents * factors.view(1, -1, 1, 1))
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
+
+
+def test_importance_is_what_noise_does_to_the_picture(vae: PatchAutoencoder) -> None:
+    """Of channels that are only a cosine transform, it is their deviation."""
+    vae.decoder[-2].weight.data.zero_()
+    vae.decoder[-2].bias.data.zero_()
+    with torch.no_grad():
+        vae.from_frequencies.weight.copy_(cosine_basis(16))
+        vae.latent_std.copy_(torch.linspace(1, 4, 16))
+    found = importance(vae, smooth_pictures().repeat(64, 1, 1, 1))
+    torch.testing.assert_close(found, torch.linspace(1, 4, 16) / 4, atol=0.03, rtol=0)
+
+
+def test_a_decoder_alone_learns_to_see_through_noise(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    Trainer(*load_training(write_recipe()), tmp_path / "whole").run()
+    start = tmp_path / "whole" / "weights"
+    changes = [
+        f"settings.init={start}", "settings.decoder_only=true", "settings.noise=1", "settings.importance=0.5",
+        "loop.steps=60", "loop.lr=5e-3",
+    ]  # fmt: skip
+    Trainer(*load_training(write_recipe(), changes), tmp_path / "decoder").run()
+    before, after = (PatchAutoencoder.from_pretrained(p) for p in (start, tmp_path / "decoder" / "weights"))
+    fixed = [k for k in before.state_dict() if k.startswith(("encoder.", "to_frequencies."))]
+    assert fixed
+    assert all(torch.equal(before.state_dict()[k], after.state_dict()[k]) for k in fixed)
+    factors = before.latent_std / after.latent_std
+    assert factors.max() == pytest.approx(1)
+    assert factors.min() < 0.9
+    images = smooth_pictures()
+    noise = 0.7 * torch.randn(before(images)[1].shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        rescaled = before.reconstruct((after(images)[1] + noise) / factors.view(1, -1, 1, 1))
+        errors = [(x - images).square().mean() for x in (rescaled, after.reconstruct(after(images)[1] + noise))]
+    assert errors[1] < 0.9 * errors[0]
+
+
+@pytest.mark.parametrize("change", ["settings.decoder_only=true", "settings.importance=0.5"])
+def test_what_needs_a_start_says_so(write_recipe: Callable[..., Path], change: str) -> None:
+    with pytest.raises(ConfigError, match=r"init|importance"):
+        load_training(write_recipe(), [change])

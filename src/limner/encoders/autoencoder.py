@@ -1,4 +1,4 @@
-"""The autoencoder of the mini base: pictures ↔ latents of an eighth of their size with 16 channels.
+"""The autoencoder of the mini base: pictures ↔ latents of an eighth of their size.
 
 Small pictures leave little room: eyes are a few pixels wide. So the transform starts from one that is already good,
 the low frequencies of a blockwise cosine transform, and convolutions learn what it misses. All of them run at a quarter
@@ -28,9 +28,9 @@ LOG_VARIANCE = -30.0
 class PatchAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignore[misc]
     """What a Stable Diffusion pipeline calls its `vae`. Pictures are (B,3,H,W) in [-1, 1], H and W multiples of 8.
 
-    Latents are normalised inside, each channel to mean 0 and deviation 1 over the training pictures, so that
-    `scaling_factor` is 1 (SDXL's pipeline has the four channels of its own autoencoder written into its handling of
-    `latents_mean`).
+    Latents are normalised inside, each channel to mean 0 and deviation 1 (or another, see `rescale`) over the training
+    pictures, so that `scaling_factor` is 1 (SDXL's pipeline has the four channels of its own autoencoder written into
+    its handling of `latents_mean`).
 
     Args:
         block_out_channels: channels at full, half, quarter and eighth size. The first two are 3 and 12: pixels are only
@@ -93,6 +93,12 @@ class PatchAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: igno
     def normalise(self, raw: torch.Tensor) -> torch.Tensor:
         """Raw latents → latents of mean 0 and deviation 1 per channel."""
         return (raw - self.latent_mean.view(1, -1, 1, 1)) / self.latent_std.view(1, -1, 1, 1)
+
+    @torch.no_grad()
+    def rescale(self, factors: torch.Tensor) -> None:
+        """Has each channel of the latents multiplied by its factor (C,); what they decode to stays the same."""
+        self.latent_std /= factors
+        self.decoder[0].weight /= factors.view(1, -1, 1, 1)
 
     def reconstruct(self, latents: torch.Tensor) -> torch.Tensor:
         """(B,C,h,w) → (B,3,8h,8w), about [-1, 1]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from limner.training.parts import counting_sizes, encoder_of, text_of
 from limner.training.towers import both_ids, branches_of, face_features, feature_table
 from limner.training.words import caption_ids
 
+DECODING = ("decoder", "post_quant_conv", "from_frequencies")
+"""Parts of autoencoders (Limner's and diffusers') that only decoding needs."""
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -40,7 +44,9 @@ def latent_table(vae: Any, pictures: Table, device: torch.device, report: Report
         latents = vae.encode(images * 2 - 1).latent_dist.mode()
         return {"latents": (latents - (vae.config.shift_factor or 0)) * vae.config.scaling_factor}
 
-    return feature_table("latents", pictures, vae, {"latents": Column("f2", tuple(shape))}, compute, report)
+    encoder = copy.copy(vae)  # the decoder does not matter: another one finds the same latents
+    encoder._modules = {k: v for k, v in vae._modules.items() if k not in DECODING}
+    return feature_table("latents", pictures, encoder, {"latents": Column("f2", tuple(shape))}, compute, report)
 
 
 def noisy_latents(

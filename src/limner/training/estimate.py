@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from limner.data.loader import Batch
+from limner.training.compiling import compiled
 from limner.training.dice import Dice, seed_everything
 from limner.training.optimizer import build_optimizer
 from limner.training.recipe import Recipe
@@ -94,10 +95,11 @@ def _seconds(task: Task[Any], batch: Batch, recipe: Recipe) -> float:
     optimizer = build_optimizer(recipe.loop, task)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
+    model = compiled(task.model) if recipe.run.compile else task.model
     best = float("inf")
     for _ in range(1 + TIMED_STEPS):
         began = time.perf_counter()
-        loss_of(task, batch, recipe).backward()
+        loss_of(task, batch, recipe, model).backward()
         nn.utils.clip_grad_norm_(task.model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -107,9 +109,9 @@ def _seconds(task: Task[Any], batch: Batch, recipe: Recipe) -> float:
     return best
 
 
-def loss_of(task: Task[Any], batch: Batch, recipe: Recipe) -> torch.Tensor:
-    """The loss of a batch, in the recipe's precision."""
+def loss_of(task: Task[Any], batch: Batch, recipe: Recipe, model: Any = None) -> torch.Tensor:
+    """The loss of a batch, in the recipe's precision; by `model` where another than the task's is to be called."""
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.loop.precision)
     dice = Dice(0, 0, range(len(next(iter(batch.values())))), task.device)
     with torch.autocast(task.device.type, dtype=precision, enabled=precision is not None):
-        return task.loss(task.model, batch, dice).total
+        return task.loss(task.model if model is None else model, batch, dice).total

@@ -18,6 +18,7 @@ from limner.data.loader import Share, batches
 from limner.data.order import Order
 from limner.errors import ConfigError, TrainingDiverged
 from limner.training.checkpoint import Checkpoints, whole_folder, whole_weights
+from limner.training.compiling import compiled
 from limner.training.dice import Dice, seed_everything
 from limner.training.ema import Ema
 from limner.training.folder import claim_folder, locked
@@ -155,6 +156,7 @@ class Trainer:
         else:
             self.model, self.optimizer = self.accelerator.prepare(task.model, optimizer)
             task.model = self.accelerator.unwrap_model(self.model)
+        self.quick = compiled(self.model) if self.run_config.compile else self.model
         self.ema = Ema(task.model, loop.ema, "cpu" if loop.ema_on_cpu else None) if loop.ema else None
         self.saved = -1
         steps = self.checkpoints.steps()
@@ -205,7 +207,7 @@ class Trainer:
             seed_everything(loop.seed, step, part, self.share.rank)
             last = part == loop.accumulation - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
-                losses = self.task.loss(self.model, batch, dice)
+                losses = self.task.loss(self.quick, batch, dice)
                 accelerator.backward(losses.total / loop.accumulation)
             for name, value in {"loss": losses.total.detach(), **losses.parts}.items():
                 totals[name] = totals.get(name, 0) + value.float() / loop.accumulation

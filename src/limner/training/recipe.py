@@ -85,13 +85,16 @@ class Loop(Config):
 
 @dataclass(frozen=True)
 class Run(Config):
-    """How the loop works; nothing here changes the weights, so all of it may differ when a training is resumed.
+    """How the loop works; nothing here changes the weights (`compile` their rounding), so all of it may differ when a
+    training is resumed.
 
     Attributes:
         workers: processes that fetch batches ahead; 0 fetches in the training process.
         checkpoint_every, validate_every, sheet_every, log_every: in steps; 0 means only at the end.
         keep: how many checkpoints stay on disk.
         shard: divides weights, gradients and moments among the processes (FSDP), where the task can.
+        compile: the model runs compiled (torch.compile) while it is trained: quicker, after a minute or two of
+            compiling. On a CPU it needs a C++ compiler.
     """
 
     workers: int = 0
@@ -101,6 +104,7 @@ class Run(Config):
     log_every: int = 50
     keep: int = 2
     shard: bool = False
+    compile: bool = False
 
     def validate(self) -> None:
         for name in ("workers", "checkpoint_every", "validate_every", "sheet_every", "log_every"):

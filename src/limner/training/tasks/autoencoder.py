@@ -19,13 +19,18 @@ from limner.config import Config
 from limner.data.loader import Batch, Source
 from limner.data.tables import DataConfig, TableSource, example_pictures, open_pictures, picture_table, to_images
 from limner.encoders.autoencoder import PatchAutoencoder
+from limner.errors import ConfigError
 from limner.training.dice import Dice
 from limner.training.distributed import average
 from limner.training.metrics import mean_interval
+from limner.training.parts import autoencoder_of
 from limner.training.sheets import contact_sheet
 from limner.training.task import Losses, Report, Task, channels_last
 
 MOMENTUM = 0.02
+IMPORTANCE_FROM = 64
+"""Pictures from which the channels' importance is measured."""
+
 EYE_RADIUS, FACE_RADIUS = 0.32, 1.5
 """Of the discs around each eye and around the face, in distances between the eyes."""
 
@@ -40,7 +45,14 @@ class AutoencoderSettings(Config):
         latent_channels, encoder_layers, decoder_layers: see `PatchAutoencoder`.
         edge_weight: of the loss on differences between neighbouring pixels, at full and half size.
         face_weight, eye_weight: how much more an error counts in the face and at the eyes; need landmarks.
-        noise: deviation of the noise added to normalised latents, so that small errors of a denoiser do not show.
+        init: folder of an autoencoder to start from; its sizes replace the four above.
+        decoder_only: leaves the encoder as it is, and with it the latents that a denoiser may already know.
+        importance: power of the channels' importance by which the latents of `init` are scaled: 0 leaves them, 1 would
+            have noise on any channel disturb the picture alike. Important ones are then still seen under much noise, so
+            that a denoiser learns the coarse before the fine, as it would on pixels.
+        noise: largest deviation of the noise added to the latents, so that errors of a denoiser do not show; each
+            picture has its own, uniform from 0 (noise-augmented decoding, arXiv 2510.11690).
+        balance: pictures under noise of this deviation count half, under more of it less; 0 counts all alike.
         validation: held-out pictures used.
     """
 
@@ -53,14 +65,20 @@ class AutoencoderSettings(Config):
     edge_weight: float = 0.02
     face_weight: float = 1.0
     eye_weight: float = 3.0
+    init: str = ""
+    decoder_only: bool = False
+    importance: float = 0.0
     noise: float = 0.03
+    balance: float = 0.0
     validation: int = 512
 
     def validate(self) -> None:
         self.check(min(self.widths) >= 8 and self.widths[1] % 4 == 0, "widths", "8 or more")
         self.check(self.latent_channels >= 4, "latent_channels", "4 or more")
-        for name in ("edge_weight", "face_weight", "eye_weight", "noise"):
+        for name in ("edge_weight", "face_weight", "eye_weight", "noise", "balance", "importance"):
             self.check(getattr(self, name) >= 0, name, "0 or more")
+        self.check(bool(self.init) or not self.decoder_only, "init", "an autoencoder, with decoder_only")
+        self.check(self.decoder_only or not self.importance, "importance", "0 without decoder_only")
         self.check(self.validation >= 2, "validation", "2 or more")
         self.check(self.data.size == self.held_out.size, "held_out", "the size of data")
 
@@ -73,19 +91,18 @@ class AutoencoderTask(Task[AutoencoderSettings]):
 
     def __init__(self, settings: AutoencoderSettings) -> None:
         super().__init__(settings)
-        self.autoencoder = PatchAutoencoder(
-            block_out_channels=(3, 12, *settings.widths),
-            latent_channels=settings.latent_channels,
-            encoder_layers=settings.encoder_layers,
-            decoder_layers=settings.decoder_layers,
-        )
-        self.model = channels_last(_Training(self.autoencoder))
+        self.autoencoder = self._autoencoder()
+        self.channels = self.autoencoder.config.latent_channels
+        self.model = channels_last(_Training(self.autoencoder, settings.decoder_only))
 
     def prepare(self, report: Report) -> None:
         tables = []
         for config in (self.settings.data, self.settings.held_out):
             tables.append(picture_table(open_pictures(config), config.size, config.size, report, config.workers))
         self.table, self.held_out = tables
+        if self.settings.importance:
+            found = importance(self.autoencoder, self._images(self.table, self._some_rows(IMPORTANCE_FROM)))
+            self.autoencoder.rescale(found.pow(self.settings.importance))
 
     def source(self) -> Source:
         return TableSource(self.table, ("image", "landmarks"))
@@ -100,10 +117,11 @@ class AutoencoderTask(Task[AutoencoderSettings]):
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
         images = to_images(batch["image"]) * 2 - 1
         height, width = images.shape[2] // 8, images.shape[3] // 8
-        noise = dice.normal(self.settings.latent_channels, height, width) * self.settings.noise
+        deviation = dice.uniform() * self.settings.noise
+        noise = dice.normal(self.channels, height, width) * deviation[:, None, None, None]
         output = model(images.contiguous(memory_format=torch.channels_last), noise)
         error = output.float() - images
-        weight = self._weights(batch["landmarks"], images.shape[2:])
+        weight = self._weights(batch["landmarks"], images.shape[2:]) * self._counts(deviation)
         plain = (error.square() * weight).mean() / weight.mean()
         edges = _gradients(error, weight) + _gradients(F.avg_pool2d(error, 2), F.avg_pool2d(weight, 2))
         parts = {"squares": plain.detach(), "edges": edges.detach()}
@@ -135,16 +153,42 @@ class AutoencoderTask(Task[AutoencoderSettings]):
 
     def export(self, folder: Path) -> None:
         """diffusers' form; the latents' mean and deviation are measured once more, on training pictures."""
-        rows = np.linspace(0, len(self.table) - 1, min(1024, len(self.table))).astype(int)
+        if self.settings.decoder_only:
+            self.autoencoder.save_pretrained(folder)
+            return
+        rows = self._some_rows(1024)
         raw = torch.cat([self.autoencoder.raw_latents(self._images(self.table, r)) for r in np.array_split(rows, 16)])
         self.autoencoder.latent_mean.copy_(raw.mean((0, 2, 3)))
         self.autoencoder.latent_std.copy_(raw.std((0, 2, 3)))
         self.autoencoder.save_pretrained(folder)
 
+    def _autoencoder(self) -> PatchAutoencoder:
+        settings = self.settings
+        if settings.init:
+            found = autoencoder_of(Path(settings.init)).train()
+            if isinstance(found, PatchAutoencoder):
+                return found
+            raise ConfigError(f"{settings.init} holds a {type(found).__name__}, not a PatchAutoencoder.")
+        return PatchAutoencoder(
+            block_out_channels=(3, 12, *settings.widths),
+            latent_channels=settings.latent_channels,
+            encoder_layers=settings.encoder_layers,
+            decoder_layers=settings.decoder_layers,
+        )
+
+    def _counts(self, deviation: torch.Tensor) -> torch.Tensor:
+        """How much pictures under noise of these deviations (B,) count: (B,1,1,1)."""
+        balance = self.settings.balance
+        counts = 1 / (1 + (deviation / balance).square()) if balance else torch.ones_like(deviation)
+        return counts[:, None, None, None]
+
     def _weights(self, landmarks: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         settings = self.settings
         face, eyes = face_mask(landmarks, shape), eye_mask(landmarks, shape)
         return 1 + settings.face_weight * face.float() + settings.eye_weight * eyes.float()
+
+    def _some_rows(self, count: int) -> np.ndarray:
+        return np.linspace(0, len(self.table) - 1, min(count, len(self.table))).astype(int)
 
     def _images(self, table: object, rows: np.ndarray) -> torch.Tensor:
         return (to_images(torch.from_numpy(table["image"][rows])) * 2 - 1).to(self.device)  # type: ignore[index]
@@ -155,15 +199,23 @@ class AutoencoderTask(Task[AutoencoderSettings]):
 
 
 class _Training(nn.Module):
-    """The autoencoder with noise on its latents and a running estimate of their mean and deviation."""
+    """The autoencoder with noise on its latents and, if its encoder learns, a running estimate of their mean and
+    deviation."""
 
-    def __init__(self, autoencoder: PatchAutoencoder) -> None:
+    def __init__(self, autoencoder: PatchAutoencoder, decoder_only: bool) -> None:
         super().__init__()
-        self.autoencoder = autoencoder
+        self.autoencoder, self.decoder_only = autoencoder, decoder_only
+        if decoder_only:
+            autoencoder.encoder.requires_grad_(False)
+            autoencoder.to_frequencies.requires_grad_(False)
         self.seen: torch.Tensor
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
 
     def forward(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        if self.decoder_only:
+            return self.autoencoder.reconstruct(
+                self.autoencoder.normalise(self.autoencoder.raw_latents(images)) + noise
+            )
         raw = self.autoencoder.raw_latents(images)
         with torch.no_grad():
             share = max(MOMENTUM, 1 / (1 + int(self.seen)))
@@ -172,6 +224,24 @@ class _Training(nn.Module):
             self.autoencoder.latent_std.lerp_((square - mean.square()).clamp(min=1e-12).sqrt(), share)
             self.seen += 1
         return self.autoencoder.reconstruct(self.autoencoder.normalise(raw) + noise)
+
+
+@torch.no_grad()
+def importance(autoencoder: PatchAutoencoder, images: torch.Tensor) -> torch.Tensor:
+    """How far a little noise on each channel of the latents carries the picture, relative to the worst channel: (C,).
+
+    Args:
+        images: (B,3,H,W) in [-1, 1].
+    """
+    latents = autoencoder.normalise(autoencoder.raw_latents(images))
+    noise = 0.1 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(images.device)
+    before, moved = autoencoder.reconstruct(latents), []
+    for c in range(latents.shape[1]):
+        only = torch.zeros_like(noise)
+        only[:, c] = noise[:, c]
+        moved.append((autoencoder.reconstruct(latents + only) - before).square().mean().sqrt())
+    found = torch.stack(moved)
+    return found / found.max()
 
 
 def eye_mask(landmarks: torch.Tensor, shape: torch.Size) -> torch.Tensor:
