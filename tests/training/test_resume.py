@@ -50,6 +50,24 @@ def test_muon_resumes_with_the_same_bits(write_recipe: Write, tmp_path: Path) ->
     assert_equal(state(tmp_path / "a", 12), state(tmp_path / "b", 12))
 
 
+def test_a_checkpoint_can_be_exported_before_the_end(write_recipe: Write, tmp_path: Path) -> None:
+    recipe, out, weights = write_recipe(loop={"ema": 0.5}), tmp_path / "a", tmp_path / "weights"
+    trainer = Trainer(*load_training(recipe), out)
+    with pytest.raises(ConfigError, match="no checkpoint yet"):
+        trainer.export(weights)
+    train(recipe, out, minutes=0)
+    assert Trainer(*load_training(recipe), out).export(weights) == 1
+    exported = load_file(next(weights.glob("*.safetensors")))
+    average = {k.partition("/autoencoder.")[2]: v for k, v in state(out, 1).items() if k.startswith("ema/")}
+    assert len(average) > 10
+    for name, value in average.items():
+        if name and not name.startswith("latent_"):  # measured anew at the export
+            assert torch.equal(exported[name], value), name
+    with pytest.raises(OutputConflict):
+        Trainer(*load_training(recipe), out).export(weights)
+    assert train(recipe, out).finished, "exporting must not keep the training from going on"
+
+
 def test_killed_five_times_gives_the_same_bits(write_recipe: Write, tmp_path: Path) -> None:
     recipe = write_recipe(loop={"steps": 36}, run={"checkpoint_every": 4, "log_every": 1})
     driver = Path(__file__).with_name("kill_driver.py")

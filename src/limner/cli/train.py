@@ -38,6 +38,12 @@ def train(
     resume: Annotated[
         int | None, typer.Option("--resume", metavar="STEP", help="Go back to this checkpoint instead of the last.")
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            "--export", metavar="FOLDER", help="Write the weights of the last checkpoint there; train nothing."
+        ),
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option("--minutes", min=0, help="Stop after so long, with a checkpoint.")
     ] = None,
@@ -65,6 +71,12 @@ def train(
         from limner.training.estimate import estimate
 
         _tell(estimate(complete, build), as_json)
+        return
+    if export is not None:
+        from limner.training.loop import Trainer
+
+        step = Trainer(complete, build, folder).export(export, resume)
+        _tell({"step": step, "weights": str(export)}, as_json)
         return
     _train(complete, build, folder, minutes, resume, as_json)
 

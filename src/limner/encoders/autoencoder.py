@@ -8,6 +8,7 @@ of the picture's size or less, which is what makes training on a CPU possible.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -97,8 +98,9 @@ class PatchAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: igno
     @torch.no_grad()
     def rescale(self, factors: torch.Tensor) -> None:
         """Has each channel of the latents multiplied by its factor (C,); what they decode to stays the same."""
-        self.latent_std /= factors
-        self.decoder[0].weight /= factors.view(1, -1, 1, 1)
+        self.latent_std.div_(factors)
+        first: Any = self.decoder[0]
+        first.weight.div_(factors.view(1, -1, 1, 1))
 
     def reconstruct(self, latents: torch.Tensor) -> torch.Tensor:
         """(B,C,h,w) → (B,3,8h,8w), about [-1, 1]."""

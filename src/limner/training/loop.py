@@ -16,7 +16,7 @@ from torch import nn
 from limner.config import Config
 from limner.data.loader import Share, batches
 from limner.data.order import Order
-from limner.errors import ConfigError, TrainingDiverged
+from limner.errors import ConfigError, OutputConflict, TrainingDiverged
 from limner.training.checkpoint import Checkpoints, whole_folder, whole_weights
 from limner.training.compiling import compiled
 from limner.training.dice import Dice, seed_everything
@@ -118,6 +118,24 @@ class Trainer:
         stop = Stop(minutes)
         with locked(self.out) if self.main else nullcontext():
             return self._run(stop, resume)
+
+    def export(self, folder: Path, resume: int | None = None) -> int:
+        """Writes the averaged weights of the last checkpoint, or of another, and trains nothing; returns its step.
+
+        Raises:
+            OutputConflict: the folder is not empty.
+            ConfigError: no checkpoint (of that step).
+        """
+        if folder.exists() and any(folder.iterdir()):
+            raise OutputConflict(f"{folder} is not empty.", "Name another folder for the weights.")
+        if not self.checkpoints.steps():
+            raise ConfigError(f"{self.out} holds no checkpoint yet, so there is nothing to export.")
+        with self.accelerator.main_process_first():
+            self.task.prepare(counting if self.main else silent)
+        step = self._set_up(resume)
+        with torch.no_grad():
+            self._export(folder)
+        return step
 
     def _run(self, stop: Stop, resume: int | None) -> Outcome:
         with self.accelerator.main_process_first():
@@ -294,15 +312,18 @@ class Trainer:
         """Samples and exports the final, averaged weights, and writes results.json."""
         with self.reporter.pause():
             self._sheet(step)
-            self.task.model.eval()
-            with self._averaged():
-                task = self._gathered() if self.run_config.shard and self.share.world > 1 else self.task
-                if self.main:
-                    with whole_folder(self.out / "weights") as folder:
-                        task.export(folder)
+            self._export(self.out / "weights")
             if self.main:
                 write_results(self, step, "")
         self.accelerator.wait_for_everyone()
+
+    def _export(self, folder: Path) -> None:
+        self.task.model.eval()
+        with self._averaged():
+            task = self._gathered() if self.run_config.shard and self.share.world > 1 else self.task
+            if self.main:
+                with whole_folder(folder) as made:
+                    task.export(made)
 
     def _gathered(self) -> Task[Config]:
         """On the first process, the task with the whole of a sharded model, in main memory; every process calls it."""

@@ -26,7 +26,7 @@ WIDE = 4
 def build_optimizer(loop: Loop, task: Task[Any]) -> torch.optim.Optimizer:
     """The optimizer that a recipe names, over what a task trains."""
     groups = task.parameter_groups(loop.weight_decay)
-    adamw = {"lr": loop.lr, "betas": loop.betas, "eps": loop.eps}
+    adamw: dict[str, Any] = {"lr": loop.lr, "betas": loop.betas, "eps": loop.eps}
     if loop.optimizer == "adamw":
         return torch.optim.AdamW(groups, **adamw)
     tables = {id(m.weight) for m in task.model.modules() if isinstance(m, nn.Embedding)}

@@ -92,7 +92,7 @@ class AutoencoderTask(Task[AutoencoderSettings]):
     def __init__(self, settings: AutoencoderSettings) -> None:
         super().__init__(settings)
         self.autoencoder = self._autoencoder()
-        self.channels = self.autoencoder.config.latent_channels
+        self.channels = len(self.autoencoder.latent_std)
         self.model = channels_last(_Training(self.autoencoder, settings.decoder_only))
 
     def prepare(self, report: Report) -> None:
