@@ -101,7 +101,8 @@ class AutoencoderTask(Task[AutoencoderSettings]):
             tables.append(picture_table(open_pictures(config), config.size, config.size, report, config.workers))
         self.table, self.held_out = tables
         if self.settings.importance:
-            found = importance(self.autoencoder, self._images(self.table, self._some_rows(IMPORTANCE_FROM)))
+            images = self._images(self.table, self._some_rows(IMPORTANCE_FROM))
+            found = importance(self.autoencoder.to(self.device), images)
             self.autoencoder.rescale(found.pow(self.settings.importance))
 
     def source(self) -> Source:
