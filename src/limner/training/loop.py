@@ -125,6 +125,8 @@ class Trainer:
         Raises:
             OutputConflict: the folder is not empty.
             ConfigError: no checkpoint (of that step).
+            CorruptData: the checkpoint is damaged.
+            StorageError: the disk is full.
         """
         if folder.exists() and any(folder.iterdir()):
             raise OutputConflict(f"{folder} is not empty.", "Name another folder for the weights.")
