@@ -102,7 +102,7 @@ class AutoencoderTask(Task[AutoencoderSettings]):
         self.table, self.held_out = tables
         if self.settings.importance:
             images = self._images(self.table, self._some_rows(IMPORTANCE_FROM))
-            found = importance(self.autoencoder.to(self.device), images)
+            found = importance(nn.Module.to(self.autoencoder, self.device), images)
             self.autoencoder.rescale(found.pow(self.settings.importance))
 
     def source(self) -> Source:
