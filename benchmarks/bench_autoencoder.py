@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from limner.training.face_weights import eye_mask
 from limner.training.metrics import mean_interval
 from limner.training.parts import autoencoder_of
-from limner.training.tasks.autoencoder import eye_mask, psnr
+from limner.training.tasks.autoencoder import psnr
 from limner.world.dataset import WorldDataset
 
 WANTED = 31.0

@@ -65,6 +65,25 @@ def test_clean_inverts_target(schedule: NoiseSchedule) -> None:
     assert torch.allclose(schedule.clean(noisy, schedule.target(x, noise, t), t), x, atol=1e-3)
 
 
+def test_shift_draws_little_noise_more_often() -> None:
+    u = (torch.arange(10_000) + 0.5) / 10_000
+    plain = NoiseSchedule().timesteps(u)
+    assert (plain.bincount(minlength=1000) - 10).abs().max() <= 1
+    shifted = NoiseSchedule(shift=4).timesteps(u)
+    assert (shifted.min(), shifted.max()) == (0, 999)
+    assert abs(shifted.median() - 200) <= 1  # u = 1/2: 1 / (1 + 4)
+    assert NoiseSchedule(shift=4).scheduler_config() == NoiseSchedule().scheduler_config()
+
+
+def test_places_weigh_errors_within_a_sample() -> None:
+    x, noise, t = torch.zeros(2, 4, 2, 2), torch.zeros(2, 4, 2, 2), torch.tensor([10, 600])
+    prediction, places = torch.zeros(2, 4, 2, 2), torch.ones(2, 1, 2, 2)
+    prediction[:, :, 0, 0], places[1, :, 0, 0] = 1, 5
+    losses = denoising_loss(EPSILON, prediction, x, noise, t, None, places)
+    assert torch.allclose(losses, torch.tensor([1 / 4, 5 / 8]))
+    assert torch.allclose(denoising_loss(EPSILON, prediction, x, noise, t, None, 3 * places), losses)
+
+
 def test_min_snr_weights() -> None:
     t = torch.tensor([0, 500, 999])
     snr = EPSILON.snr(t)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from limner.encoders.checkpoint import halve
 from limner.errors import ConfigError, CorruptData, OutputConflict, StorageError
 from limner.training.folder import locked
 from limner.training.loop import Trainer
@@ -65,6 +66,12 @@ def test_a_checkpoint_can_be_exported_before_the_end(write_recipe: Write, tmp_pa
             assert torch.equal(exported[name], value), name
     with pytest.raises(OutputConflict):
         Trainer(*load_training(recipe), out).export(weights)
+    halve(weights)
+    halved = load_file(next(weights.glob("*.safetensors")))
+    for name, value in exported.items():
+        kept = torch.float32 if value.ndim < 2 else torch.float16
+        assert halved[name].dtype == kept, name
+        assert torch.equal(halved[name], value.to(kept)), name
     assert train(recipe, out).finished, "exporting must not keep the training from going on"
 
 

@@ -44,6 +44,7 @@ def train(
             "--export", metavar="FOLDER", help="Write the weights of the last checkpoint there; train nothing."
         ),
     ] = None,
+    half: Annotated[bool, typer.Option("--half", help="With --export: in half precision, as models ship.")] = False,
     minutes: Annotated[
         float | None, typer.Option("--minutes", min=0, help="Stop after so long, with a checkpoint.")
     ] = None,
@@ -76,8 +77,14 @@ def train(
         from limner.training.loop import Trainer
 
         step = Trainer(complete, build, folder).export(export, resume)
+        if half:
+            from limner.encoders.checkpoint import halve
+
+            halve(export)
         _tell({"step": step, "weights": str(export)}, as_json)
         return
+    if half:
+        raise ConfigError("--half is for the weights that --export writes.", "Give --export FOLDER with it.")
     _train(complete, build, folder, minutes, resume, as_json)
 
 

@@ -14,6 +14,7 @@ def denoising_loss(
     noise: torch.Tensor,
     t: torch.Tensor,
     min_snr_gamma: float | None = None,
+    places: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Weighted mean squared error of each sample (DDPM, Equation 14; weights: `NoiseSchedule.weights`).
 
@@ -21,11 +22,15 @@ def denoising_loss(
         prediction: the denoiser's output (B,C,H,W).
         x0, noise: clean latents and the noise that was added, same shape.
         t: timesteps (B,).
+        places: weights of the places (B,1,H,W), of which only the ratios within a sample matter; None weighs all alike.
 
     Returns:
         (B,) float32; computed in float32 whatever the dtype of the prediction.
     """
-    error = (prediction.float() - schedule.target(x0, noise, t).float()).square().flatten(1).mean(1)
+    error = (prediction.float() - schedule.target(x0, noise, t).float()).square()
+    if places is not None:
+        error = error * (places / places.mean((2, 3), keepdim=True))
+    error = error.flatten(1).mean(1)
     return error * schedule.weights(t, min_snr_gamma)
 
 

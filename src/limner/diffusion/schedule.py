@@ -33,6 +33,9 @@ class NoiseSchedule(Config):
         prediction: `epsilon` (the noise) or `v_prediction` (Salimans and Ho, arXiv 2202.00512, Appendix D).
         zero_snr: rescales the betas so that x_T holds nothing of x_0 (Lin et al., arXiv 2305.08891, Algorithm 1);
             needs v_prediction, since there the noise alone says nothing. Not every sampler can do it.
+        shift: which timesteps training draws: 1 draws all alike; more draws those with little noise more often, by
+            t = u / (u + shift (1 - u)) of uniform u (the map of arXiv 2403.03206, Section 5.3.2, turned towards the
+            picture). Sampling does not depend on it.
     """
 
     steps: int = 1000
@@ -41,6 +44,7 @@ class NoiseSchedule(Config):
     beta_schedule: str = "scaled_linear"
     prediction: str = "epsilon"
     zero_snr: bool = False
+    shift: float = 1.0
 
     def validate(self) -> None:
         self.check(2 <= self.steps <= 10_000, "steps", "2 to 10000")
@@ -49,6 +53,7 @@ class NoiseSchedule(Config):
         self.check(self.beta_schedule in BETAS, "beta_schedule", ", ".join(BETAS))
         self.check(self.prediction in PREDICTIONS, "prediction", ", ".join(PREDICTIONS))
         self.check(not self.zero_snr or self.prediction == "v_prediction", "zero_snr", "false unless v_prediction")
+        self.check(0.01 <= self.shift <= 100, "shift", "0.01 to 100")
 
     @classmethod
     def of(cls, config: Any) -> NoiseSchedule:
@@ -68,6 +73,10 @@ class NoiseSchedule(Config):
         from diffusers import DDPMScheduler
 
         return DDPMScheduler.from_config(self.scheduler_config()).alphas_cumprod.double()
+
+    def timesteps(self, u: torch.Tensor) -> torch.Tensor:
+        """Timesteps to train at, from numbers uniform in [0, 1): integers of the same shape, 0 to T - 1."""
+        return (u / (u + self.shift * (1 - u)) * self.steps).long().clamp(max=self.steps - 1)
 
     def snr(self, t: torch.Tensor) -> torch.Tensor:
         """Signal-to-noise ratio a_t / (1 - a_t) of integer timesteps (B,): (B,) float32."""

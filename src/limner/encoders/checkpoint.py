@@ -83,6 +83,25 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata:
         raise StorageError(f"Cannot write {path}: {e}", "Free some space or choose another folder.") from e
 
 
+def halve(folder: Path) -> None:
+    """Rewrites every safetensors file under a folder with its matrices and kernels in half precision.
+
+    Vectors (biases, norms, statistics) are few and stay as they are.
+
+    Raises:
+        StorageError: a file cannot be written; it is then as it was.
+    """
+    from safetensors import safe_open
+
+    for path in sorted(folder.rglob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+            metadata = file.metadata() or {}
+        write_safetensors(
+            path, {n: t.half() if t.dtype == torch.float32 and t.ndim > 1 else t for n, t in tensors.items()}, metadata
+        )
+
+
 def save_part(path: Path, module: nn.Module, values: dict[str, Any], key: str = PART) -> None:
     """Writes a module's weights, with the values of its config under `key` of the metadata.
 

@@ -54,7 +54,7 @@ def noisy_latents(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Latents (B,C,h,w) of a batch in float32, noise and timesteps (B,) drawn for them, and both together."""
     latents = batch["latents"].float()
-    noise, t = dice.normal(*latents.shape[1:]), dice.integers(schedule.steps)
+    noise, t = dice.normal(*latents.shape[1:]), schedule.timesteps(dice.uniform())
     return latents, noise, t, schedule.add_noise(latents, noise, t)
 
 

@@ -22,6 +22,7 @@ from limner.encoders.autoencoder import PatchAutoencoder
 from limner.errors import ConfigError
 from limner.training.dice import Dice
 from limner.training.distributed import average
+from limner.training.face_weights import eye_mask, face_weights
 from limner.training.metrics import mean_interval
 from limner.training.parts import autoencoder_of
 from limner.training.sheets import contact_sheet
@@ -30,9 +31,6 @@ from limner.training.task import Losses, Report, Task, channels_last
 MOMENTUM = 0.02
 IMPORTANCE_FROM = 64
 """Pictures from which the channels' importance is measured."""
-
-EYE_RADIUS, FACE_RADIUS = 0.32, 1.5
-"""Of the discs around each eye and around the face, in distances between the eyes."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +120,13 @@ class AutoencoderTask(Task[AutoencoderSettings]):
         noise = dice.normal(self.channels, height, width) * deviation[:, None, None, None]
         output = model(images.contiguous(memory_format=torch.channels_last), noise)
         error = output.float() - images
-        weight = self._weights(batch["landmarks"], images.shape[2:]) * self._counts(deviation)
+        settings = self.settings
+        weight = face_weights(batch["landmarks"], images.shape[2:], settings.face_weight, settings.eye_weight)
+        weight = weight * self._counts(deviation)
         plain = (error.square() * weight).mean() / weight.mean()
         edges = _gradients(error, weight) + _gradients(F.avg_pool2d(error, 2), F.avg_pool2d(weight, 2))
         parts = {"squares": plain.detach(), "edges": edges.detach()}
-        return Losses(plain + self.settings.edge_weight * edges, parts)
+        return Losses(plain + settings.edge_weight * edges, parts)
 
     def validate(self) -> dict[str, float]:
         rows = np.arange(min(self.settings.validation, len(self.held_out)))
@@ -183,11 +183,6 @@ class AutoencoderTask(Task[AutoencoderSettings]):
         counts = 1 / (1 + (deviation / balance).square()) if balance else torch.ones_like(deviation)
         return counts[:, None, None, None]
 
-    def _weights(self, landmarks: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        settings = self.settings
-        face, eyes = face_mask(landmarks, shape), eye_mask(landmarks, shape)
-        return 1 + settings.face_weight * face.float() + settings.eye_weight * eyes.float()
-
     def _some_rows(self, count: int) -> np.ndarray:
         return np.linspace(0, len(self.table) - 1, min(count, len(self.table))).astype(int)
 
@@ -243,25 +238,6 @@ def importance(autoencoder: PatchAutoencoder, images: torch.Tensor) -> torch.Ten
         moved.append((autoencoder.reconstruct(latents + only) - before).square().mean().sqrt())
     found = torch.stack(moved)
     return found / found.max()
-
-
-def eye_mask(landmarks: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Pixels near an eye: (B,5,2) landmarks → (B,1,H,W) bool; nowhere for unknown (NaN) landmarks."""
-    apart = (landmarks[:, 0] - landmarks[:, 1]).norm(dim=-1)
-    return _disc(landmarks[:, 0], apart * EYE_RADIUS, shape) | _disc(landmarks[:, 1], apart * EYE_RADIUS, shape)
-
-
-def face_mask(landmarks: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Pixels of the face, roughly: (B,5,2) landmarks → (B,1,H,W) bool."""
-    spread = (landmarks[:, :2].mean(1) - landmarks[:, 3:].mean(1)).norm(dim=-1)
-    return _disc(landmarks.mean(1), spread * FACE_RADIUS, shape)
-
-
-def _disc(center: torch.Tensor, radius: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    y = torch.arange(shape[0], device=center.device).view(1, 1, -1, 1) + 0.5
-    x = torch.arange(shape[1], device=center.device).view(1, 1, 1, -1) + 0.5
-    cx, cy = (center[:, i].view(-1, 1, 1, 1) for i in (0, 1))
-    return (x - cx).square() + (y - cy).square() < radius.view(-1, 1, 1, 1).square()
 
 
 def _gradients(error: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

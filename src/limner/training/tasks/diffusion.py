@@ -11,6 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch import nn
+from torch.nn import functional as F
 
 from limner.config import Config
 from limner.data.buckets import bucket_of
@@ -20,6 +21,7 @@ from limner.data.tables import DataConfig, open_pictures, picture_table
 from limner.diffusion.loss import denoising_loss
 from limner.diffusion.schedule import NoiseSchedule
 from limner.errors import ConfigError
+from limner.pipelines.schedulers import SCHEDULERS, make_scheduler
 from limner.training.denoising import (
     DTYPES,
     Conditioner,
@@ -30,6 +32,7 @@ from limner.training.denoising import (
     write_out_attention,
 )
 from limner.training.dice import Dice
+from limner.training.face_weights import face_weights
 from limner.training.metrics import mean_interval
 from limner.training.parts import autoencoder_of, unet_of
 from limner.training.sheets import contact_sheet
@@ -100,6 +103,7 @@ class DiffusionSettings(Config):
         unet: sizes of a new one.
         schedule: of the noise.
         min_snr: gamma of min-SNR weighting; None weighs all noise alike.
+        face_weight, eye_weight: how much more an error counts in the face and at the eyes; need landmarks.
         dropout: share of rows whose conditioning is dropped, for classifier-free guidance.
         faceless: see `FaceCLIPConditioner`.
         prompts: share of rows that read the sentence with S* instead of the caption.
@@ -108,6 +112,7 @@ class DiffusionSettings(Config):
         checkpointing: trades time for memory.
         validation: held-out pictures whose loss is measured.
         guidance: of the sample sheets; the exported pipeline recommends it.
+        sampler: which the exported pipeline recommends, a name of `limner.pipelines.schedulers`. Sheets use DDIM.
     """
 
     data: DataConfig
@@ -119,6 +124,8 @@ class DiffusionSettings(Config):
     unet: UNetConfig = field(default_factory=UNetConfig)
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
     min_snr: float | None = None
+    face_weight: float = 0.0
+    eye_weight: float = 0.0
     dropout: float = 0.1
     faceless: float = 0.1
     prompts: float = 0.5
@@ -127,15 +134,19 @@ class DiffusionSettings(Config):
     checkpointing: bool = False
     validation: int = 256
     guidance: float = 3.0
+    sampler: str = "ddim"
 
     def validate(self) -> None:
         self.check(bool(self.clips) != bool(self.encoder), "encoder", "either clips or encoder")
         for name in ("dropout", "faceless", "prompts"):
             self.check(0 <= getattr(self, name) <= 1, name, "0 to 1")
+        for name in ("face_weight", "eye_weight"):
+            self.check(getattr(self, name) >= 0, name, "0 or more")
         self.check(self.min_snr is None or self.min_snr > 0, "min_snr", "more than 0, or null")
         self.check(self.min_snr is None or not self.schedule.zero_snr, "min_snr", "null with schedule.zero_snr")
         self.check(all(h % 8 == 0 and w % 8 == 0 for h, w in self.sizes), "sizes", "multiples of 8")
         self.check(self.towers_dtype in DTYPES, "towers_dtype", ", ".join(DTYPES))
+        self.check(self.sampler in SCHEDULERS, "sampler", ", ".join(SCHEDULERS))
         self.check(self.validation >= 1, "validation", "1 or more")
 
 
@@ -186,7 +197,8 @@ class DiffusionTask(Task[DiffusionSettings]):
         channels = self.autoencoder.config.latent_channels
         latents = torch.zeros(rows, channels, height // 8, width // 8, dtype=torch.float16)
         time = torch.tensor([[height, width, 0, 0, height, width]] * rows, dtype=torch.int32)
-        return {"latents": latents, "time": time, **self.conditioner.example(rows)}
+        landmarks = torch.full((rows, 5, 2), torch.nan)
+        return {"latents": latents, "time": time, "landmarks": landmarks, **self.conditioner.example(rows)}
 
     def tokens(self) -> int:
         """Places of the latent picture and words of the prompt."""
@@ -216,7 +228,11 @@ class DiffusionTask(Task[DiffusionSettings]):
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         added = {"text_embeds": pooled, "time_ids": batch["time"].float()}
         prediction = model(noisy, t, embeds, added_cond_kwargs=added).sample
-        return denoising_loss(settings.schedule, prediction, latents, noise, t, settings.min_snr)
+        shape = torch.Size(8 * side for side in latents.shape[2:])
+        pixels = face_weights(batch["landmarks"], shape, settings.face_weight, settings.eye_weight)
+        return denoising_loss(
+            settings.schedule, prediction, latents, noise, t, settings.min_snr, F.avg_pool2d(pixels, 8)
+        )
 
     def sheet(self) -> Image.Image:
         """Held-out pictures above what the model paints for their conditioning."""
@@ -248,7 +264,7 @@ class DiffusionTask(Task[DiffusionSettings]):
 
     def export(self, folder: Path) -> None:
         """A complete pipeline for FaceCLIP; for text: unet/, vae/, scheduler/ and text_0/, text_1/."""
-        scheduler: Any = self.settings.schedule.scheduler("DDIMScheduler")
+        scheduler: Any = make_scheduler(self.settings.sampler, self.settings.schedule.scheduler("DDIMScheduler"))
         components = self.conditioner.export(folder)
         if components:
             from limner.pipelines.faceclip import FaceCLIPPipeline
@@ -304,7 +320,8 @@ class _Latents(Source):
     def batch(self, rows: np.ndarray, step: int) -> Batch:
         k = int(self.groups[rows[0]])
         own = rows - self.first[k]
-        found = {"latents": self.latents[k]["latents"][own], "time": self.pictures[k]["time"][own]}
+        found = {"latents": self.latents[k]["latents"][own]}
+        found |= {name: self.pictures[k][name][own] for name in ("time", "landmarks")}
         found |= self.conditioner.columns(self.prepared[k], own, step)
         return {name: torch.from_numpy(value) for name, value in found.items()}
 
