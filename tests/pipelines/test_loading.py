@@ -268,13 +268,12 @@ def test_differences_are_counted_and_explained(model: Model, identity: Identity)
     pixels[0, 0, 0] ^= 4
     from PIL import Image
 
-    other: Portrait = dataclasses.replace(
-        record.portrait, image=Image.fromarray(pixels), settings={**record.portrait.settings, "threads": 77}
-    )
+    settings = {**record.portrait.settings, "threads": 77, "batch_seeds": [1, 2]}
+    other: Portrait = dataclasses.replace(record.portrait, image=Image.fromarray(pixels), settings=settings)
     facts = compare(record, other)
     assert (facts["identical"], facts["largest"]) == (False, 4)
     assert facts["changed"] == pytest.approx(1 / pixels.size)
-    assert "77 now" in facts["summary"]
+    assert "77 now; 1 painted together then, 2 now" in facts["summary"]
     assert json.dumps(facts)
 
 

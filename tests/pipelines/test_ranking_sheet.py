@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 from tiny_model import noise_face
 
-from limner.errors import ConfigError
+from limner.errors import ConfigError, WeightsMismatch
 from limner.pipelines.faceclip import FaceCLIPPipeline
 from limner.pipelines.ranking import NO_FACE, Likeness, keep_best
 from limner.pipelines.recogniser import own_embedding
@@ -52,6 +53,14 @@ def test_references_of_somebody_else_are_left_out_if_the_model_can_tell(tiny: Fa
     references = gather_references(faces, embedder=strict.embedder)
     assert len(references.faces) == 2
     assert "somebody else" in references.remarks[0]
+
+
+def test_an_identity_without_one_face_is_compared_with_nothing(tiny: FaceCLIPPipeline) -> None:
+    person = tiny.enroll(noise_face(0))
+    token = person.tensors["class_token.0"]
+    for crafted in ({}, {"class_token.0": token * 0}, {"class_token.0": token / 0}, {"class_token.0": token[None]}):
+        with pytest.raises(WeightsMismatch, match="one person"):
+            own_embedding(dataclasses.replace(person, tensors=crafted))
 
 
 def test_every_picture_is_on_the_sheet_in_its_place() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from limner.errors import ConfigError, ImageTooLarge, NoFaceFound, PromptError, UnreadableImage
@@ -254,6 +255,34 @@ def test_limits_of_queue_caller_and_memory(make_engine: Any, photo: bytes) -> No
         small.enroll("ann", [photo])
 
 
+def test_pictures_take_room_before_they_are_painted(make_engine: Any) -> None:
+    brake = Brake()
+    engine = make_engine(Limits(kept_bytes=100_000), checker=brake)
+    order = PaintRequest("a chef", steps=1, number=7, width=64, height=64)
+    job = engine.submit("ann", order)
+    assert engine.status()["kept_bytes"] == 7 * 64 * 64 * 2
+    with pytest.raises(StorageFull):
+        engine.submit("bob", order)
+    brake.release.set()
+    finish(engine, "ann", job)
+    assert engine.status()["kept_bytes"] == sum(len(p.png) for p in engine.result("ann", job))
+    engine.delete("ann", job)
+    assert engine.submit("bob", order)
+
+
+def test_a_job_is_fetched_when_all_its_pictures_are(make_engine: Any) -> None:
+    engine = make_engine(checker=lambda portrait: "no" if portrait.seed == 7 else "")
+    job = engine.submit("ann", PaintRequest("a chef", steps=1, number=3, seed=5))
+    finish(engine, "ann", job)
+    with pytest.raises(NotFound):
+        engine.picture("ann", job, 3)
+    assert engine.picture("ann", job, 1).seed == 6
+    engine.result("ann", job, peek=True)
+    assert engine.status()["unfetched"] == 1
+    engine.picture("ann", job, 0)
+    assert engine.status()["unfetched"] == 0  # the third was refused
+
+
 def test_what_is_old_is_forgotten(make_engine: Any, photo: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make_engine(Limits(keep_results=300))
     me = engine.enroll("ann", [photo], ttl=400)
@@ -339,7 +368,7 @@ def test_a_job_that_kills_every_worker_fails_alone(make_engine: Any, tiny_folder
 
         def fragile(prompt: str, *args: Any, **kwargs: Any) -> Any:
             if prompt == "boom":
-                raise MemoryError
+                raise Killed
             return condition(prompt, *args, **kwargs)
 
         model.pipe.condition = fragile  # type: ignore[method-assign]
@@ -354,6 +383,46 @@ def test_a_job_that_kills_every_worker_fails_alone(make_engine: Any, tiny_folder
     assert last.error["code"] == "worker_crashed"
     assert engine.counters["crashes"] == 3
     assert finish(engine, "ann", engine.submit("ann", A))[-1].status is Status.DONE
+
+
+@pytest.mark.parametrize("where", ["prompt_remarks", "_likeness"])
+def test_a_job_that_cannot_be_conditioned_on_or_scored_fails_alone(
+    make_engine: Any, photo: bytes, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def broken(*args: Any) -> Any:
+        raise KeyError("class_token.0")
+
+    engine = make_engine()
+    me = engine.enroll("ann", [photo])
+    with monkeypatch.context() as patch:
+        patch.setattr(f"limner.serve.worker.{where}", broken)
+        last = finish(engine, "ann", engine.submit("ann", PaintRequest("a chef", identity=me.id, steps=1)))[-1]
+    assert last.error is not None
+    assert (last.status, last.error["code"]) == (Status.FAILED, "service")
+    assert finish(engine, "ann", engine.submit("ann", A))[-1].status is Status.DONE
+    assert engine.counters["crashes"] == 0
+
+
+def test_without_memory_for_a_batch_pictures_come_alone(make_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from limner.serve import worker
+
+    most, real = 1, worker.paint_batch
+
+    def paint_batch(model: Any, conditioning: Any, seeds: Any, *more: Any) -> Any:
+        if len(seeds) > most:
+            raise torch.OutOfMemoryError
+        return real(model, conditioning, seeds, *more)
+
+    monkeypatch.setattr(worker, "paint_batch", paint_batch)
+    engine = make_engine()
+    job = engine.submit("ann", PaintRequest("a chef", steps=1, number=3))
+    assert finish(engine, "ann", job)[-1].status is Status.DONE
+    assert [p.settings["batch_rows"] for p in engine.result("ann", job)] == [1, 1, 1]
+    most = 0
+    last = finish(engine, "ann", engine.submit("ann", A))[-1]
+    assert last.error is not None
+    assert last.error["code"] == "out_of_memory"
+    assert engine.counters["crashes"] == 0
 
 
 def test_a_model_that_cannot_be_loaded_again_fails_what_waits(make_engine: Any, tiny_folder: Path) -> None:
@@ -405,15 +474,16 @@ def test_closing_hands_back_what_is_unfinished(make_engine: Any) -> None:
     assert (progress.status, progress.error["code"]) == (Status.FAILED, "draining")
 
 
-def test_callers_take_turns(make_engine: Any) -> None:
+@pytest.mark.parametrize("owners", [["ann"] * 6, [f"ann/{i}" for i in range(6)]], ids=["one", "of-one-account"])
+def test_callers_take_turns(make_engine: Any, owners: list[str]) -> None:
     brake = Brake()
     engine = make_engine(Limits(batch=1), checker=brake)
-    greedy = [engine.submit("ann", PaintRequest("a chef", steps=1)) for _ in range(6)]
+    greedy = [(owner, engine.submit(owner, PaintRequest("a chef", steps=1))) for owner in owners]
     brake.entered.wait(60)
     late = engine.submit("bob", PaintRequest("a chef", steps=1))
     brake.release.set()
     finish(engine, "bob", late)
-    assert sum(engine.progress("ann", job).status is Status.DONE for job in greedy) <= 3
+    assert sum(engine.progress(owner, job).status is Status.DONE for owner, job in greedy) <= 3
 
 
 def test_remarks_say_what_the_model_cannot_do(make_engine: Any, photo: bytes) -> None:

@@ -391,6 +391,20 @@ def test_rate_of_one_client(serve: Any) -> None:
     refused(client.post("/v1/jobs", json={"prompt": "a"}, headers=BOB), 429, "rate_limited")
 
 
+def test_fresh_keys_do_not_escape_the_limits_of_a_token(serve: Any) -> None:
+    client = serve(Limits(per_owner=2), Settings(tokens=("secret-one", "secret-two"), rate=1, burst=3))
+    one, two = ({"Authorization": f"Bearer secret-{n}"} for n in ("one", "two"))
+
+    def send(token: dict[str, str]) -> Any:
+        fresh = {CALLER_KEY: secrets.token_urlsafe()}
+        return client.post("/v1/jobs", json={"prompt": "a", "steps": 1}, headers=token | fresh)
+
+    assert [send(one).status_code for _ in range(2)] == [202, 202]
+    refused(send(one), 429, "too_many_jobs")
+    refused(send(one), 429, "rate_limited")
+    assert send(two).status_code == 202
+
+
 def test_full_queue_too_many_jobs_and_draining(serve: Any, photo: bytes) -> None:
     hold = threading.Event()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import secrets
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +161,23 @@ def test_eyes_go_where_they_were_asked(make_engine: Any, tiny_folder: Path, stee
         engine.submit("ann", PaintRequest("a chef", gaze="0.02,0.4,0.2"))
 
 
-def test_methods_that_say_more_than_rows_are_painted_job_by_job(make_engine: Any, tmp_path: Path) -> None:
-    """IP-Adapter's image tokens reach the UNet."""
+def test_several_people_in_one_identity_are_painted_and_not_compared(make_engine: Any, dream_folder: Path) -> None:
+    engine = make_engine(load=[offer(dream_folder, "dreamidentity")])
+    method: Any = load_model(str(dream_folder), device="cpu").pipe.method
+    both = compact(method.together({f"{name}*": method.enroll([noise_face(i)]) for i, name in enumerate("AB")}))
+    us = engine.keep("ann", both)
+    request = PaintRequest("A* and B* as wizards", identity=us.id)
+    (picture,) = painted(engine, request)
+    assert picture.scores == {}
+    assert "one person" in picture.unscored["likeness"]
+    with pytest.raises(WeightsMismatch, match="one person"):
+        engine.submit("ann", replace(request, likeness=True))
+    assert engine.counters["crashes"] == 0
+
+
+@pytest.fixture
+def adapter_model(tmp_path: Path) -> Model:
+    """IP-Adapter, whose image tokens reach the UNet."""
     from dream_models import FACE, save_base
 
     from limner.diffusion.adapter import new_adapter
@@ -177,7 +194,11 @@ def test_methods_that_say_more_than_rows_are_painted_job_by_job(make_engine: Any
     encoder.adapter = {k: v + 0.1 for k, v in new_adapter(unet, "identity", FACE.output).items()}
     pipe: Any = IPAdapterPipeline(vae, unet, scheduler, encoder, default_steps=2)
     pipe.set_progress_bar_config(disable=True)
-    model = Model("ip", pipe, {})
+    return Model("ip", pipe, {})
+
+
+def test_methods_that_say_more_than_rows_are_painted_job_by_job(make_engine: Any, adapter_model: Model) -> None:
+    model, pipe = adapter_model, adapter_model.pipe
     people = [compact(pipe.method.enroll([noise_face(i)])) for i in (0, 1)]
     direct = [np.asarray(p.image) for i in people for p in paint(model, i, ["a wizard"], [5, 6], default_dials(model))]
     engine = make_engine(load=lambda: model)
@@ -190,6 +211,31 @@ def test_methods_that_say_more_than_rows_are_painted_job_by_job(make_engine: Any
     served = [pixels(p) for job in jobs for p in engine.result("ann", job)]
     assert np.array_equal(served, direct)
     assert not np.array_equal(served[0], served[2])
+
+
+def test_who_is_left_out_of_a_batch_is_next(make_engine: Any, adapter_model: Model) -> None:
+    entered, release = threading.Event(), threading.Event()
+    order: list[int] = []
+    waits: list[Status] = []
+
+    def checker(portrait: Any) -> str:
+        entered.set()
+        assert release.wait(60)
+        order.append(portrait.seed)
+        waits.extend(p.status for p in engine.jobs("bob"))
+        return ""
+
+    engine = make_engine(load=lambda: adapter_model, checker=checker)
+    requests = [("zoe", 0), ("ann", 1), ("ann", 2), ("ann", 3), ("bob", 4)]
+    jobs = []
+    for owner, seed in requests:
+        jobs.append((owner, engine.submit(owner, PaintRequest("a wizard", seed=seed, steps=1))))
+        assert entered.wait(60)
+    release.set()
+    for owner, job in jobs:
+        list(engine.watch(owner, job))
+    assert order == [0, 1, 4, 2, 3]
+    assert waits[1] is Status.QUEUED  # while ann's first one is painted
 
 
 def http(engine: Engine) -> TestClient:

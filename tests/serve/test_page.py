@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 gr = pytest.importorskip("gradio", reason="the page needs gradio (extra serve)")
 
 from limner import errors  # noqa: E402
-from limner.provenance import read_provenance  # noqa: E402
+from limner.provenance import encode_portrait, read_portrait, read_provenance  # noqa: E402
 from limner.serve import errors as service_errors  # noqa: E402
 from limner.serve import page_parts as parts  # noqa: E402
 from limner.serve.jobs import Limits  # noqa: E402
@@ -179,6 +180,31 @@ def test_what_cannot_be_painted_again_says_why(actions: Actions, files: dict[str
     assert code_of(last(actions.repaint(OWNER, None)).status) == "config"
 
 
+def test_rescued_faces_are_left_to_the_command(actions: Actions, files: dict[str, str], tmp_path: Path) -> None:
+    found, _, _ = actions.find([files["one"]])
+    path = paint(actions, found, number=1).paths[0]
+    old = read_portrait(path)
+    rescued = tmp_path / "rescued.png"
+    settings = {**old.settings, "rescue": "auto"}
+    rescued.write_bytes(encode_portrait(replace(old, settings=settings), read_provenance(path).identity))
+    said, run, take = actions.read(str(rescued))
+    assert (run["interactive"], take["interactive"]) == (False, True)
+    assert code_of(said["value"]) == "unsupported"
+    assert "limner generate --from FILE" in said["value"]
+    assert code_of(last(actions.repaint(OWNER, str(rescued))).status) == "unsupported"
+
+
+def test_a_picture_of_a_larger_batch_is_painted_again_alone(
+    actions: Actions, make_engine: Any, files: dict[str, str]
+) -> None:
+    found, _, _ = actions.find([files["one"]])
+    path = paint(actions, found).paths[1]
+    shown = last(Actions(make_engine(Limits(number=1))).repaint(OWNER, path))
+    assert [read_provenance(p).portrait.seed for p in shown.paths] == [6]
+    assert "Painted again" in shown.notes["value"]
+    assert "another processor" not in shown.notes["value"]
+
+
 def test_a_visitor_who_leaves_takes_everything_along(make_engine: Any, files: dict[str, str]) -> None:
     actions = Actions(make_engine(Limits(batch=1)))
     found, _, _ = actions.find([files["one"]])
@@ -194,11 +220,13 @@ def test_a_visitor_who_leaves_takes_everything_along(make_engine: Any, files: di
 def test_a_record_with_foreign_company_is_painted_alone(actions: Actions, files: dict[str, str]) -> None:
     found, _, _ = actions.find([files["one"]])
     record = read_provenance(paint(actions, found).paths[1])
-    request, index = as_recorded(record, None)
+    request, index = as_recorded(record, None, 2)
     assert (request.seed, request.number, index) == (5, 2, 1)
+    request, index = as_recorded(record, None, 1)
+    assert (request.seed, request.number, index) == (6, 1, 0)
     for company in ([6, 900], ["x"], [6, 5], None, []):
         record.portrait.settings["batch_seeds"] = company
-        request, index = as_recorded(record, None)
+        request, index = as_recorded(record, None, 16)
         assert (request.seed, request.number, index) == (6, 1, 0)
 
 

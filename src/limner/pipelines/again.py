@@ -124,6 +124,9 @@ def compare(record: Provenance, portrait: Portrait) -> dict[str, Any]:
     for key in ("device", "dtype", "threads", "memory"):
         then, now = record.portrait.settings.get(key), portrait.settings.get(key)
         reasons += [f"{key} {then} then, {now} now"] if then not in (None, now) else []
+    then, now = (p.settings.get("batch_seeds") for p in (record.portrait, portrait))
+    if isinstance(then, list) and isinstance(now, list) and len(then) != len(now):
+        reasons.append(f"{len(then)} painted together then, {len(now)} now")
     because = f" ({'; '.join(reasons)})" if reasons else " (another processor rounds differently)"
     share, most = facts["changed"], facts["largest"]
     return facts | {"summary": f"Painted again: {share:.2%} of the values differ, by {most} of 255 at most{because}."}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from limner.errors import WeightsMismatch
 from limner.faces import FaceEmbedder
 from limner.methods.base import EncoderMethod
 from limner.types import Face, Identity
@@ -32,6 +35,16 @@ class OwnRecogniser(FaceEmbedder):
 
 
 def own_embedding(identity: Identity) -> np.ndarray:
-    """(D,) float32 of length 1: the class token of an identity that an `EncoderMethod` enrolled."""
-    token = identity.tensors["class_token.0"].float().cpu().numpy()
-    return token / np.linalg.norm(token)
+    """(D,) float32 of length 1: the class token of an identity that an `EncoderMethod` enrolled.
+
+    Raises:
+        WeightsMismatch: it has none, or none of any length; several people together have none.
+    """
+    token = identity.tensors.get("class_token.0")
+    length = 0.0 if token is None or token.ndim != 1 else token.float().norm().item()
+    if token is None or not 0 < length < math.inf:
+        raise WeightsMismatch(
+            "The identity does not say how the face of one person looks, so no picture can be compared with it.",
+            "Enrol photos of one person with this model.",
+        )
+    return token.float().cpu().numpy() / length

@@ -236,9 +236,7 @@ async def cancel(job: str, engine: Engine_, owner: Owner) -> JobOut:
 )
 async def picture(job: str, index: int, engine: Engine_, owner: Owner) -> Response:
     """The PNG, with its provenance inside."""
-    found = next((p for p in engine.result(owner, job) if p.index == index), None)
-    if found is None:
-        raise NotFound(f"The job has no picture number {index}.")
+    found = engine.picture(owner, job, index)
     if found.refused:
         raise refusal(found)
     return Response(found.png, media_type="image/png")

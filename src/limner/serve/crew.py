@@ -11,9 +11,9 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING, Any
 
 from limner.errors import LimnerError
-from limner.serve.errors import QueueFull, Unavailable, WorkerCrashed
-from limner.serve.jobs import Job, Limits, Status
-from limner.serve.shelf import Held, Offer, Shelf, check_names
+from limner.serve.errors import OutOfMemory, QueueFull, Unavailable, WorkerCrashed
+from limner.serve.jobs import Job, Limits, Status, account_of
+from limner.serve.shelf import Held, Offer, Shelf, check_names, collect
 from limner.serve.state import State, Task
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Crew(State):
         self._worker: threading.Thread | None = None
         self._supervisor: threading.Thread | None = None
         self._turn = 0
+        self._served_before: dict[str, int] = {}
         self._death: BaseException | None = None
 
     def _call(self, call: Callable[[Model], Any], timeout: float, name: str) -> Any:
@@ -87,22 +88,26 @@ class Crew(State):
         raise NotImplementedError
 
     def _recover(self) -> None:
-        """Puts back what the worker had begun."""
+        """Puts back what the worker had begun when it died."""
         crashed = WorkerCrashed("The worker died on this several times.", "Send something else.")
-        for job in self._jobs.values():
-            if job.status.final or not job.rows:
-                continue
-            job.attempts, job.alone, job.rows, job.step = job.attempts + 1, True, 0, 0
-            if job.attempts >= self.limits.attempts:
-                self._finish(job, Status.FAILED, crashed)
-            else:
-                job.status = Status.QUEUED
-                self._touch(job)
+        self._put_back(crashed)
         task = self._tasks[0] if self._tasks else None
         if task is not None and task.future.running():
             task.attempts += 1
             if task.attempts >= self.limits.attempts:
                 task.future.set_exception(crashed)
+
+    def _put_back(self, error: LimnerError) -> None:
+        """What is being painted waits again, each job to be painted alone; `error` ends those tried often enough."""
+        for job in self._jobs.values():
+            if job.status.final or not job.rows:
+                continue
+            job.attempts, job.alone, job.rows, job.step = job.attempts + 1, True, 0, 0
+            if job.attempts >= self.limits.attempts:
+                self._finish(job, Status.FAILED, error)
+            else:
+                job.status = Status.QUEUED
+                self._touch(job)
 
     def _fail(self, death: BaseException | None) -> None:
         """The model cannot be loaded: nothing that waits will ever run."""
@@ -169,13 +174,28 @@ class Crew(State):
                     if not job.status.final:
                         self._finish(job, Status.FAILED, e)
             return
-        self._paint(held, rows)
+        if not self._painted(held, rows):
+            collect()
+            return
         with self._changed:
             for job, _ in rows:
                 job.rows = 0
             self._seconds = 0.7 * self._seconds + 0.3 * (time.monotonic() - started) / len(rows)
             self.counters["batches"] += 1
             self._changed.notify_all()
+
+    def _painted(self, held: Held, rows: list[tuple[Job, int]]) -> bool:
+        """Whether memory sufficed for painting these; if not, they wait again."""
+        import torch
+
+        try:
+            self._paint(held, rows)
+        except (MemoryError, torch.OutOfMemoryError):
+            log.warning("Memory was used up; what was being painted is painted again, picture by picture.")
+            with self._changed:
+                self._put_back(OutOfMemory("There is not enough memory to paint this.", "Ask for smaller pictures."))
+            return False
+        return True
 
     def _run_task(self, task: Task, shelf: Shelf) -> None:
         """A task stays in the queue until its future is done, so that a death on the way loses nothing."""
@@ -205,16 +225,19 @@ class Crew(State):
             return None
 
     def _take(self) -> list[tuple[Job, int]]:
-        """The next batch: the owner's turn who was served longest ago, and whatever can be painted with it."""
+        """The next batch: the caller's turn who was served longest ago, and whatever can be painted with it."""
         waiting = [j for j in self._jobs.values() if not j.status.final and j.todo]
-        waiting.sort(key=lambda j: self._served.get(j.owner, -1))  # stable: of one owner, in order of arrival
+        served = self._served
+        # stable: of one owner, in order of arrival
+        waiting.sort(key=lambda j: (served.get(account_of(j.owner), -1), served.get(j.owner, -1)))
         rows: list[tuple[Job, int]] = []
         for job in waiting:
             fits = not rows or (job.shape == rows[0][0].shape and not job.alone)
             if fits:
-                rows += [(job, i) for i in job.todo[: self.limits.batch - len(rows)]]
+                rows += [(job, i) for i in job.todo[: 1 if job.alone else self.limits.batch - len(rows)]]
             if rows and (rows[0][0].alone or len(rows) == self.limits.batch):
                 break
+        self._served_before = dict(self._served)
         for job, _ in rows:
             if not job.rows:
                 self._begin(job, sum(other is job for other, _ in rows))
@@ -222,6 +245,20 @@ class Crew(State):
 
     def _begin(self, job: Job, rows: int) -> None:
         self._turn += 1
-        self._served[job.owner] = self._turn
+        self._served[job.owner] = self._served[account_of(job.owner)] = self._turn
         job.status, job.step, job.rows = Status.RUNNING, 0, rows
         self._touch(job)
+
+    def _leave_out(self, taken: Sequence[Job], painted: Sequence[Job]) -> None:
+        """Of a batch that was taken, only these jobs are painted: the others wait again, and the turn of who ordered
+        nothing else in it does not count. Called without the lock."""
+        with self._changed:
+            ids = {job.id for job in painted}
+            left = [job for job in taken if job.id not in ids and not job.status.final]
+            ids = {job.id for job in left}
+            served = {name for job in taken if job.id not in ids for name in (job.owner, account_of(job.owner))}
+            for job in left:
+                job.status, job.rows = Status.QUEUED, 0
+                self._touch(job)
+                for name in {job.owner, account_of(job.owner)} - served:
+                    self._served[name] = self._served_before.get(name, -1)

@@ -11,17 +11,19 @@
     engine.close()
 
 Public methods: `start`, `drain`, `close`, `status`; `offers`, `known`, `prepare`; `find_faces`, `enroll`, `keep`,
-`person`, `persons`, `identity`, `forget`; `submit`, `progress`, `watch`, `jobs`, `cancel`, `result`, `delete`. `owner`
-is any string that tells callers apart; whatever belongs to another owner does not exist (`NotFound`). Errors are
-`LimnerError`s: those of the pictures and dials, and those of `limner.serve.errors` (QueueFull, TooManyJobs,
-StorageFull, Draining, … with `retry_after`).
+`person`, `persons`, `identity`, `forget`; `submit`, `progress`, `watch`, `jobs`, `cancel`, `result`, `picture`,
+`delete`. `owner` is any string that tells callers apart; whatever belongs to another owner does not exist (`NotFound`).
+Owners that are equal up to the first `/` share what one caller may have. Errors are `LimnerError`s: those of the
+pictures and dials, and those of `limner.serve.errors` (QueueFull, TooManyJobs, StorageFull, Draining, … with
+`retry_after`).
 
 - Several models can be offered: `Engine([Offer("faceclip-mini", load), …])`. The first is loaded at the start, others
   when they are first asked for, and `Limits.models` of them stay in memory. A person is enrolled for one of them.
 - Jobs wait in one bounded queue. Owners take turns; pictures of equal model, size, steps, guidance and scheduler are
   painted in one batch, whoever ordered them.
-- A worker that dies is replaced, with a freshly loaded model, and what it had begun is painted again, each job alone,
-  so that none takes another down; a job on which workers die several times fails with `WorkerCrashed`.
+- A worker that dies is replaced, with a freshly loaded model, and what it had begun is painted again, each job alone
+  and picture by picture, so that none takes another down; a job on which workers die several times fails with
+  `WorkerCrashed`. The same happens, without a new worker, where memory does not suffice; the error is `OutOfMemory`.
 - Everything lives in memory, with a time to live: identities as long as their owner wants, finished jobs for
   `Limits.keep_results` seconds. Nothing is read from or written to the file system.
 """
@@ -42,6 +44,7 @@ from limner.serve.errors import (
     Draining,
     IdempotencyMismatch,
     NotFinished,
+    NotFound,
     QueueFull,
     UnknownModel,
 )
@@ -123,8 +126,8 @@ class Engine(Crew):
         return dict(self._facts.get(self._default, {}))
 
     def status(self) -> dict[str, Any]:
-        """For health checks and metrics: ready, failed, draining, queued, running, identities, results, unfetched (of
-        the results), kept_bytes, models (in memory), crashes."""
+        """For health checks and metrics: ready, failed, draining, queued, running, identities, results, unfetched
+        (finished jobs with pictures that were not handed out), kept_bytes, models (in memory), crashes."""
         with self._changed:
             self._expire()
             states = Counter(job.status for job in self._jobs.values())
@@ -136,7 +139,7 @@ class Engine(Crew):
                 "running": states[Status.RUNNING],
                 "identities": len(self._people),
                 "results": sum(states[s] for s in Status if s.final),
-                "unfetched": sum(j.status is Status.DONE and not j.fetched for j in self._jobs.values()),
+                "unfetched": sum(j.status is Status.DONE and j.unfetched for j in self._jobs.values()),
                 "kept_bytes": self._kept_bytes(),
                 "models": len(self._loaded),
                 "crashes": self.counters["crashes"],
@@ -367,7 +370,7 @@ class Engine(Crew):
             job = make_job(secrets.token_urlsafe(16), owner, request, kept, name, self._facts[name], self.limits)
             if sum(not j.status.final for j in self._jobs.values()) >= self.limits.queue:
                 raise QueueFull("The queue is full.", "Try again later.", self._wait())
-            self._demand_room(owner, "jobs")
+            self._demand_room(owner, "jobs", job.kept_bytes)
             self._jobs[job.id] = job
             if key:
                 job.key = key
@@ -419,8 +422,18 @@ class Engine(Crew):
             job = self._job(owner, job_id)
             if not job.status.final:
                 raise NotFinished(f"The job is {job.status}.", "Wait for it to end, or cancel it.", self._wait())
-            job.fetched = job.fetched or not peek
+            if not peek:
+                job.fetched.update(job.pictures)
             return [job.pictures[i] for i in sorted(job.pictures)]
+
+    def picture(self, owner: str, job_id: str, index: int) -> Picture:
+        """One picture of a job that has ended; raises as `result`, and NotFound if there is none of that number."""
+        with self._changed:
+            found = {p.index: p for p in self.result(owner, job_id, peek=True)}
+            if index not in found:
+                raise NotFound(f"The job has no picture number {index}.")
+            self._jobs[job_id].fetched.add(index)
+            return found[index]
 
     def delete(self, owner: str, job_id: str) -> None:
         """Forgets a job and its pictures; one that has not ended is cancelled."""

@@ -122,6 +122,13 @@ class WorkerCrashed(ServiceError):
     status = 500
 
 
+class OutOfMemory(ServiceError):
+    """There was not enough memory to paint this, not even alone."""
+
+    code = "out_of_memory"
+    status = 500
+
+
 class Unauthorized(ServiceError):
     """No bearer token, or one that is not known; or no caller key where there are no tokens."""
 

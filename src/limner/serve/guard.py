@@ -24,6 +24,7 @@ from limner.serve.errors import (
     Unauthorized,
     http_status,
 )
+from limner.serve.jobs import account_of
 from limner.serve.settings import CALLER_KEY, MIN_KEY, Settings
 
 API = "/v1"
@@ -76,7 +77,7 @@ class Guard:
         client = ""
         try:
             owner = self._owner(scope)
-            client = owner if self._tokens else _address(scope)
+            client = account_of(owner) if self._tokens else _address(scope)
             self._enter(client)
         except LimnerError as e:
             await respond(e, send)
@@ -106,7 +107,8 @@ class Guard:
         self._active[client] += 1
 
     def _owner(self, scope: Any) -> str:
-        """The caller's name: a digest of token and key, so that neither is kept."""
+        """The caller's name: a digest of the token or the key, so that neither is kept. Of both it is `token/pair`:
+        whoever has the token may make up any number of keys, and all of them share its limits."""
         headers = dict(scope["headers"])
         key = headers.get(CALLER_KEY.lower().encode(), b"")
         if key and not _KEY.fullmatch(key):
@@ -120,7 +122,7 @@ class Guard:
         known = [hmac.compare_digest(digest, token) for token in self._tokens]
         if scheme.lower() != b"bearer" or not any(known):
             raise Unauthorized("A valid bearer token is expected.", "Send the header Authorization: Bearer TOKEN.")
-        return _digest(digest, key) if key else digest
+        return f"{digest}/{_digest(digest, key)}" if key else digest
 
     def _demand_rate(self, client: str) -> None:
         wait = self._buckets.take(client)

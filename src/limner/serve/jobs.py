@@ -18,7 +18,7 @@ class Limits(Config):
 
     Attributes:
         queue: jobs of all callers that may wait.
-        per_owner: jobs of one caller that may exist, finished ones included; as many identities.
+        per_owner: jobs of one caller (see `account_of`) that may exist, finished ones included; as many identities.
         enrolments: enrolments that may be under way at once.
         batch: pictures painted at once.
         number: pictures of one job.
@@ -31,7 +31,7 @@ class Limits(Config):
         keep_results: seconds that a finished job is kept.
         keep_identity: seconds that an identity is kept where the caller does not say.
         keep_identity_at_most: where the caller does.
-        kept_bytes: of identities and finished pictures together.
+        kept_bytes: of identities and pictures together; those still to be painted count with an estimate.
         attempts: times that a job is begun before the worker's deaths are put down to it.
     """
 
@@ -55,6 +55,11 @@ class Limits(Config):
     def validate(self) -> None:
         for name in self.__dataclass_fields__:
             self.check(getattr(self, name) > 0, name, "more than 0")
+
+
+def account_of(owner: str) -> str:
+    """Whose limits an owner shares: what stands before the first `/`, or the owner alone."""
+    return owner.partition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,15 @@ class Progress:
 
 @dataclass
 class Job:
-    """The engine's own record of a job; nobody else writes to it. `model` is the name of an offer."""
+    """The engine's own record of a job; nobody else writes to it.
+
+    Attributes:
+        model: name of an offer.
+        picture_bytes: that one of its pictures will have, about.
+        rows: how many of its pictures are being painted now.
+        alone: whether it is painted without other jobs, picture by picture.
+        fetched: indexes of the pictures that were handed out.
+    """
 
     id: str
     owner: str
@@ -203,6 +216,7 @@ class Job:
     seeds: list[int]
     created: float
     model: str = ""
+    picture_bytes: int = 0
     remarks: tuple[str, ...] = ()
     key: str | None = None
     status: Status = Status.QUEUED
@@ -215,7 +229,7 @@ class Job:
     attempts: int = 0
     alone: bool = False
     finished: float = 0.0
-    fetched: bool = False
+    fetched: set[int] = field(default_factory=set)
     version: int = 0
 
     @property
@@ -227,8 +241,13 @@ class Job:
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of its finished pictures."""
-        return sum(len(p.png) for p in self.pictures.values())
+        """Bytes of its finished pictures, and about those that the others will have."""
+        return sum(len(p.png) for p in self.pictures.values()) + len(self.todo) * self.picture_bytes
+
+    @property
+    def unfetched(self) -> bool:
+        """Whether a picture that was made, and not refused, was not handed out yet."""
+        return any(i not in self.fetched and not p.refused for i, p in self.pictures.items())
 
     def progress(self, position: int) -> Progress:
         """What the caller is told."""

@@ -72,7 +72,7 @@ class _EngineCollector:
             ("running", "Jobs that are being painted."),
             ("results", "Finished jobs that are kept."),
             ("identities", "Identities that are kept."),
-            ("kept_bytes", "Bytes of identities and pictures."),
+            ("kept_bytes", "Bytes of identities and pictures, those still to be painted estimated."),
             ("models", "Models in memory."),
         ):
             yield GaugeMetricFamily(f"limner_{name}", text, value=float(status[name]))

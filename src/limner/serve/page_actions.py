@@ -21,7 +21,7 @@ from limner.pipelines.again import compare
 from limner.pipelines.paint import Dials
 from limner.provenance import Provenance, read_portrait, read_provenance
 from limner.serve import page_parts as parts
-from limner.serve.errors import NotFound
+from limner.serve.errors import NotFound, Unsupported
 from limner.serve.jobs import PaintRequest, Picture
 from limner.serve.page_place import SHOWN, Place, as_gaze, as_place, draw_canvas, show_place
 
@@ -192,7 +192,7 @@ class Actions:
             return (gr.skip(),) * (10 + len(SHOWN))
         try:
             record = _record(file)
-            request, index = as_recorded(record, None)
+            request, index = as_recorded(record, None, self.engine.limits.number)
             names = [offer["name"] for offer in self.engine.offers()]
             name = record.portrait.model if record.portrait.model in names else method
             facts = self.engine.prepare(name or None)
@@ -228,7 +228,7 @@ class Actions:
             name = self._painter_of(record)
             if record.identity is not None:
                 person = self.engine.keep(owner, record.identity, model=name).id
-            request, index = as_recorded(record, person or None)
+            request, index = as_recorded(record, person or None, self.engine.limits.number)
             yield from self._follow(owner, replace(request, model=name), (), (record, index))
         except LimnerError as e:
             yield True, _show(parts.alert(e), job="")
@@ -285,7 +285,12 @@ class Actions:
 
     def _painter_of(self, record: Provenance) -> str:
         """The name of the offered model that painted the picture; WeightsMismatch if there is none, or if it does not
-        know the person."""
+        know the person, Unsupported if small faces were painted again in it."""
+        if record.portrait.settings.get("rescue", "never") != "never":
+            raise Unsupported(
+                "Small faces of this picture were to be painted again (--rescue), which the page does not do.",
+                "Paint it again with `limner generate --from FILE`, or take its settings over without that.",
+            )
         weights = "placed_weights" if record.portrait.settings.get("gaze") else "weights"
         found = ""
         for offer in self.engine.offers():
@@ -357,15 +362,16 @@ def as_seed(text: str | None) -> int | None:
     return int(text) if text else None
 
 
-def as_recorded(record: Provenance, person: str | None) -> tuple[PaintRequest, int]:
+def as_recorded(record: Provenance, person: str | None, most: int) -> tuple[PaintRequest, int]:
     """The order that a recorded picture came from, with the pictures that were painted beside it, and its place there.
 
-    The company matters for the last bits only; where it was no row of seeds, the picture is painted alone.
+    The company matters for the last bits only; where it was no row of seeds, or of more than `most`, the picture is
+    painted alone.
     """
     portrait, settings = record.portrait, record.portrait.settings
     batch = settings.get("batch_seeds")
     first, number = portrait.seed, 1
-    if isinstance(batch, list) and portrait.seed in batch:
+    if isinstance(batch, list) and len(batch) <= most and portrait.seed in batch:
         start = portrait.seed - batch.index(portrait.seed)
         if batch == list(range(start, start + len(batch))):
             first, number = start, len(batch)

@@ -94,11 +94,16 @@ class Shelf:
             oldest = next(iter(self._held))
             del self._held[oldest]
             log.info("%s was put away.", oldest)
-        import torch
+        collect()
 
-        gc.collect()  # pipelines hold themselves in circles
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+
+def collect() -> None:
+    """Gives memory back that nothing uses any more."""
+    import torch
+
+    gc.collect()  # pipelines hold themselves in circles
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def hold(model: Model, gaze_weights: Path | None = None, text_weights: Path | None = None) -> Held:

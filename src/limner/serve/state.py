@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from limner.errors import LimnerError, PromptError
 from limner.serve.errors import Draining, NotFound, StorageFull, TooManyJobs, Unavailable
-from limner.serve.jobs import Job, Limits, PaintRequest, Person, Status
+from limner.serve.jobs import Job, Limits, PaintRequest, Person, Status, account_of
 from limner.types import Identity
 
 if TYPE_CHECKING:
@@ -98,7 +98,8 @@ class State:
     def _demand_room(self, owner: str, what: str, size: int = 0) -> None:
         with self._changed:
             things: Any = self._jobs if what == "jobs" else self._people
-            if sum(t.owner == owner for t in things.values()) >= self.limits.per_owner:
+            account = account_of(owner)
+            if sum(account_of(t.owner) == account for t in things.values()) >= self.limits.per_owner:
                 raise TooManyJobs(
                     f"One caller may have {self.limits.per_owner} {what} at a time, finished ones included.",
                     f"Delete {what} that are no longer needed.",
@@ -145,8 +146,9 @@ class State:
         job.version += 1
         if job.key:
             self._keys.pop((job.owner, job.key), None)
-        if not any(j.owner == job.owner for j in self._jobs.values()):
-            self._served.pop(job.owner, None)
+        left = {name for j in self._jobs.values() for name in (j.owner, account_of(j.owner))}
+        for name in {job.owner, account_of(job.owner)} - left:
+            self._served.pop(name, None)
         self._changed.notify_all()
 
     def _finish(self, job: Job, status: Status, error: LimnerError | None = None) -> None:

@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from limner.errors import ConfigError, FaceError, ImageError, LimnerError
+from limner.errors import ConfigError, FaceError, ImageError, LimnerError, WeightsMismatch
 from limner.pipelines.gaze import gaze_image, parse_gaze
 from limner.pipelines.paint import Dials, as_portrait, default_dials, paint_batch
+from limner.pipelines.recogniser import own_embedding
 from limner.pipelines.remarks import prompt_remarks, truncation_remarks, world_remarks
 from limner.pipelines.schedulers import SCHEDULERS
 from limner.provenance import MAX_IDENTITY_BYTES, compact, encode_portrait, picture_world
-from limner.serve.errors import Unsupported
+from limner.serve.errors import ServiceError, Unsupported
 from limner.serve.jobs import Job, Limits, PaintRequest, Picture, Status
 from limner.serve.preview import PREVIEW_EVERY, preview_jpeg
 from limner.types import Conditioning, Face, Identity, Portrait
@@ -65,7 +66,7 @@ def make_job(
     facts: dict[str, Any],
     limits: Limits,
 ) -> Job:
-    """A job that can be painted, or ConfigError, or Unsupported."""
+    """A job that can be painted, or ConfigError, Unsupported, or WeightsMismatch (no likeness to such an identity)."""
     names = (
         "strength", "guidance_scale", "guidance_rescale", "steps", "width", "height", "scheduler", "watermark", "gaze",
     )  # fmt: skip
@@ -88,15 +89,22 @@ def make_job(
     for name, reason in facts["lacks"].items():
         if wanted[name]:
             raise Unsupported(f"{_WISHES[name]} cannot be had here: {reason}", "Leave it out, or take another model.")
-    if request.likeness and kept is None:
-        raise ConfigError("likeness needs an identity to compare with.")
+    if request.likeness:
+        if kept is None:
+            raise ConfigError("likeness needs an identity to compare with.")
+        own_embedding(kept.identity)
     first = secrets.randbelow(2**31) if request.seed is None else request.seed
     seeds = list(range(first, first + request.number))
     identity, digest = (None, "") if kept is None else (kept.identity, kept.person.digest)
+    size = _PIXEL_BYTES * dials.width * dials.height
+    if request.embed_identity and kept is not None and _fits(kept.identity):
+        size += kept.person.size * 4 // 3  # base64
     todo = list(range(len(seeds)))
-    return Job(job_id, owner, request, dials, identity, digest, seeds, time.monotonic(), model, todo=todo)
+    return Job(job_id, owner, request, dials, identity, digest, seeds, time.monotonic(), model, size, todo=todo)
 
 
+_PIXEL_BYTES = 2
+"""Of a PNG that is still to be painted: an estimate."""
 _WISHES = {"gaze": "A place for the eyes", "likeness": "A score of likeness", "text": "A score of the text"}
 
 
@@ -141,12 +149,14 @@ def enroll(model: Model, faces: Sequence[Face], outside: bool) -> tuple[Identity
 
 
 def paint_job_rows(engine: Engine, held: Held, rows: Sequence[Row]) -> None:
-    """Paints one batch and hands every picture to its job. Jobs that are wrong fail alone; anything else propagates."""
-    model = held.model
+    """Paints one batch and hands every picture to its job. A job whose own inputs cannot be conditioned on or scored
+    fails alone; anything else that is raised propagates."""
+    model, taken = held.model, _jobs(rows)
     rows, conditioning = _condition(engine, model, rows)
     if not rows or conditioning is None:
         return
     jobs = _jobs(rows)
+    engine._leave_out(taken, jobs)
     dials = rows[0][0].dials
     seeds = [job.seeds[index] for job, index in rows]
     started = previewed = time.monotonic()
@@ -195,6 +205,9 @@ def paint_job_rows(engine: Engine, held: Held, rows: Sequence[Row]) -> None:
         except LimnerError as e:
             _fail(engine, [job], e)
             continue
+        except Exception as e:
+            _fail_over(engine, model, job, e)
+            continue
         _deliver(engine, job, picture)
 
 
@@ -214,13 +227,16 @@ def _condition(engine: Engine, model: Model, rows: Sequence[Row]) -> tuple[list[
             if job.dials.gaze:
                 place = gaze_image(parse_gaze(job.dials.gaze), job.dials.height, job.dials.width)
                 told = dataclasses.replace(told, control_image=place)
-            made[job.id] = told
+            remarks = prompt_remarks(model, [request.prompt, request.negative_prompt])
+            remarks += truncation_remarks(model, [request.prompt, request.negative_prompt])
+            remarks += world_remarks(model, identity) if identity is not None else []
         except LimnerError as e:
             _fail(engine, [job], e)
             continue
-        remarks = prompt_remarks(model, [request.prompt, request.negative_prompt])
-        remarks += truncation_remarks(model, [request.prompt, request.negative_prompt])
-        remarks += world_remarks(model, identity) if identity is not None else []
+        except Exception as e:
+            _fail_over(engine, model, job, e)
+            continue
+        made[job.id] = told
         with engine._changed:
             job.remarks = tuple(dict.fromkeys([*job.remarks, *remarks]))
     rows = [(job, index) for job, index in rows if job.id in made]
@@ -271,7 +287,10 @@ def _scored(engine: Engine, held: Held, job: Job, portrait: Portrait) -> tuple[d
     if identity is None:
         lacks["likeness"] = "Nobody in particular was painted."
     if job.request.likeness is not False and identity is not None and "likeness" not in lacks:
-        scores["likeness"] = round(_likeness(engine, held.model, identity, portrait), 4)
+        try:
+            scores["likeness"] = round(_likeness(engine, held.model, identity, portrait), 4)
+        except WeightsMismatch as e:
+            lacks["likeness"] = e.message
     if job.request.text_score is not False and held.text is not None:
         scores["text"] = round(held.text(portrait.image, portrait.prompt), 4)
     asked = {"likeness": job.request.likeness, "text": job.request.text_score}
@@ -280,8 +299,8 @@ def _scored(engine: Engine, held: Held, job: Job, portrait: Portrait) -> tuple[d
 
 def _likeness(engine: Engine, model: Model, identity: Identity, portrait: Portrait) -> float:
     from limner.pipelines.ranking import NO_FACE
-    from limner.pipelines.recogniser import own_embedding
 
+    own = own_embedding(identity)
     try:
         face = engine._find(portrait.image, "largest").face()
     except FaceError:
@@ -289,7 +308,7 @@ def _likeness(engine: Engine, model: Model, identity: Identity, portrait: Portra
     embedder = model.pipe.embedder
     if embedder is None:
         raise ConfigError(f"{model.name} has no recogniser of its own; likeness cannot be scored.")
-    return float(embedder.embed(face) @ own_embedding(identity))
+    return float(embedder.embed(face) @ own)
 
 
 def _deliver(engine: Engine, job: Job, picture: Picture) -> None:
@@ -311,6 +330,18 @@ def _fail(engine: Engine, jobs: Sequence[Job], error: LimnerError) -> None:
         for job in jobs:
             if not job.status.final:
                 engine._finish(job, Status.FAILED, error)
+
+
+def _fail_over(engine: Engine, model: Model, job: Job, error: Exception) -> None:
+    """Fails a job over whose own inputs something unforeseen was raised. Raises it where memory is used up, and what
+    the device raises if it is broken: neither is the job's doing."""
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        raise error
+    torch.ones(1, device=model.pipe._execution_device).item()
+    log.error("A job failed.", exc_info=error)
+    _fail(engine, [job], ServiceError("The service made a mistake with this; it has been logged.", "Send another job."))
 
 
 def _jobs(rows: Sequence[Row]) -> list[Job]:
