@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ OLD, NEW = {"unet": "a", "vae": "v"}, {"unet": "b", "vae": "v"}
 class Fake:
     """Paints grey pictures, and notes how many at once."""
 
-    def __init__(self, weights: dict[str, str], loading: float = 0.0) -> None:
+    def __init__(self, weights: Mapping[str, str], loading: float = 0.0) -> None:
         self.weights, self.loading = weights, loading
         self.loaded, self.enrolled = 0, 0
         self.calls: list[list[int]] = []
