@@ -95,7 +95,10 @@ class LimnerCondition:
     """Identity and prompt → CONDITIONING for ComfyUI's KSampler, with the model's UNet loaded by ComfyUI."""
 
     CATEGORY = "Limner"
-    DESCRIPTION = "Positive and negative conditioning of an SDXL-shaped UNet that was tuned under this model's method."
+    DESCRIPTION = (
+        "Positive and negative conditioning of an SDXL-shaped UNet that was tuned under this model's method. A model "
+        "that says more than embeddings can paints with Limner: generate."
+    )
     FUNCTION = "condition"
     RETURN_TYPES = ("CONDITIONING", "CONDITIONING")
     RETURN_NAMES = ("positive", "negative")
@@ -125,6 +128,7 @@ class LimnerCondition:
         identity: Any = None,
     ) -> tuple[Any, ...]:
         made = model.pipe.condition(prompt, identity, negative, strength).to("cpu")
+        demand_plain(made, model.name)
         size = {"width": width, "height": height, "target_width": width, "target_height": height}
         facts = size | {"crop_w": 0, "crop_h": 0}
         return (
@@ -236,6 +240,19 @@ class LimnerSave:
             write_portrait(portrait, Path(folder) / file, identity if embed_identity else None, model.license)
             saved.append({"filename": file, "subfolder": subfolder, "type": "output"})
         return {"ui": {"images": saved}}
+
+
+def demand_plain(conditioning: Any, model: str) -> None:
+    """ConfigError unless embeddings, pooled ones too, are all that the denoiser is told: the rest would be lost."""
+    from limner.errors import ConfigError
+    from limner.types import Conditioning
+
+    more = (conditioning.ip_adapter_image_embeds, conditioning.control_image, conditioning.regions or None)
+    if type(conditioning) is not Conditioning or conditioning.pooled is None or any(m is not None for m in more):
+        raise ConfigError(
+            f"What {model} says of a person does not fit into ComfyUI's conditioning of SDXL.",
+            "Paint with the node Limner: generate.",
+        )
 
 
 def to_arrays(images: Any) -> list[Any]:

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from limner.errors import NoFaceFound
+from limner.errors import ConfigError, NoFaceFound
+from limner.methods.steering import SteeredConditioning
 from limner.pipelines.loading import load_model
 from limner.pipelines.schedulers import SCHEDULERS
 from limner.provenance import read_provenance
+from limner.types import Conditioning
 
 PACK = Path(__file__).resolve().parents[2] / "comfyui"
 WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
@@ -199,6 +201,19 @@ def test_conditioning_is_in_comfyuis_form(nodes: Any, model: Any, photo: torch.T
     for entry in (positive[0], negative[0]):
         assert {k: entry[1][k] for k in size} == size
         assert entry[1]["pooled_output"].ndim == 2
+
+
+@pytest.mark.parametrize("lost", ["steering", "pooled", "image"])
+def test_conditioning_that_would_lose_the_person_is_refused(nodes: Any, lost: str) -> None:
+    rows, image = torch.zeros(1, 4, 8), [torch.zeros(1, 1, 4, 8)]
+    told = {
+        "steering": SteeredConditioning(rows, rows[:, 0], rows, rows[:, 0]),
+        "pooled": Conditioning(rows, None, rows, None),
+        "image": Conditioning(rows, rows[:, 0], rows, rows[:, 0], ip_adapter_image_embeds=image),
+    }[lost]
+    model = types.SimpleNamespace(name="rival", pipe=types.SimpleNamespace(condition=lambda *given: told))
+    with pytest.raises(ConfigError, match=r"rival .*Limner: generate"):
+        run(nodes, "LimnerCondition", model=model, prompt="a chef")
 
 
 def test_several_photos_and_a_picture_of_nobody(nodes: Any, model: Any, photo: torch.Tensor) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from truth_judges import truth_judges
 
-from limner.errors import ConfigError, CorruptData, OutputConflict, PromptError
+from limner.errors import ConfigError, CorruptData, OutputConflict, PromptError, UnreadableImage
 from limner.evaluation import run as running
-from limner.evaluation.judging import Verdicts, judge, manifest_shots
+from limner.evaluation.judging import Shot, Verdicts, judge, manifest_shots
 from limner.evaluation.metrics import Ground, compare, estimates, per_picture, shuffled, strangers
 from limner.evaluation.painting import paint_all
 from limner.evaluation.people import gather
@@ -25,7 +25,7 @@ from limner.evaluation.recipe import Benchmark, read_benchmark
 from limner.evaluation.scorers import Judges
 from limner.evaluation.statistics import Bootstrap, fid, kid, mean
 from limner.evaluation.store import MAIN, Cell, Store, encode_png
-from limner.evaluation.tables import cell, markdown
+from limner.evaluation.tables import _gain, cell, markdown
 from limner.training.progress import silent
 
 PROMPTS = ["S* as a wizard, in a forest", "a watercolor of S* on a beach", "S* as a chef, in a kitchen"]
@@ -59,7 +59,7 @@ def no_model(model: str, method: str) -> Any:
 
 @pytest.fixture(scope="module")
 def noise_folder(benchmark_: Benchmark, judges: Judges, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another system: its pictures are noise, and it failed once."""
+    """Another system: it made half of the pictures, all of them noise, and says that it failed once."""
     folder = tmp_path_factory.mktemp("other") / "noise"
     folder.mkdir()
     rows = []
@@ -110,7 +110,7 @@ def test_known_extremes_get_known_scores(finished: tuple[Path, dict[str, Any]]) 
 def test_noise_and_failures_count_as_zero(finished: tuple[Path, dict[str, Any]]) -> None:
     _, report = finished
     noise = report["methods"]["noise"]["estimates"]
-    assert report["methods"]["noise"]["pictures"] == 18
+    assert report["methods"]["noise"]["pictures"] == 36
     assert noise["failures"]["value"] == 1
     assert noise["face_similarity/knower"]["value"] == 0
     assert noise["top1/knower"]["value"] == 0
@@ -237,11 +237,20 @@ def test_tasks_for_another_system_come_back_as_a_manifest(
     rows = [{"file_name": t["photos"][0], "person": t["person"], "prompt": t["prompt"]} for t in tasks]
     (tmp_path / "tasks" / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
     people = gather(benchmark_.people, judges.finder)
-    assert len(manifest_shots(tmp_path / "tasks", PROMPTS, people)) == 18
+    painted = people[: benchmark_.people.count]
+    shots = manifest_shots(tmp_path / "tasks", PROMPTS, painted, benchmark_.pictures)
+    asked = sum(t["pictures"] for t in tasks)
+    assert (len(shots), sum(s.path is None for s in shots)) == (asked, asked - 18)
+    (tmp_path / "tasks" / "manifest.jsonl").write_text(json.dumps(rows[0]))
+    shots = manifest_shots(tmp_path / "tasks", PROMPTS, painted, benchmark_.pictures)
+    assert (len(shots), sum(s.path is None for s in shots)) == (asked, asked - 1)
+    (tmp_path / "tasks" / "manifest.jsonl").write_text("\n".join(map(json.dumps, [rows[0]] * 3)))
+    with pytest.raises(CorruptData, match=r"line 3.*more than 2 pictures"):
+        manifest_shots(tmp_path / "tasks", PROMPTS, painted, benchmark_.pictures)
     rows[3]["person"] = "nobody"
     (tmp_path / "tasks" / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(CorruptData, match=r"line 4.*nobody"):
-        manifest_shots(tmp_path / "tasks", PROMPTS, people)
+        manifest_shots(tmp_path / "tasks", PROMPTS, painted, benchmark_.pictures)
 
 
 def test_what_cannot_be_measured_is_refused_before_anything_is_painted(judges: Judges, tmp_path: Path) -> None:
@@ -270,6 +279,24 @@ def test_pairs_see_the_same_people() -> None:
     fewer = compare(first.rows(first.persons < "p05"), second, ground, "text_alignment", None, None)
     assert fewer is not None
     assert fewer["difference"]["people"] == 5
+
+
+def test_a_gain_over_nothing_is_not_reported() -> None:
+    one, ground = _verdicts(12), _ground(12)
+
+    def gain(text: np.ndarray) -> Any:
+        first, other = (dataclasses.replace(one, text=v) for v in (np.full(24, 0.6), text))
+        found = compare(first, other, ground, "text_alignment", None, None)
+        assert found is not None
+        assert _gain(found) == "–" or found["gain"] is not None
+        return found["gain"]
+
+    assert gain(np.full(24, 0.5))["value"] == pytest.approx(0.2)
+    assert gain(np.zeros(24)) is None
+    assert gain(np.full(24, -0.1)) is None
+    barely = np.where(np.arange(24) < 14, 0.3, -0.3)  # above 0, but not in every sixth resampling or so
+    assert barely.mean() > 0
+    assert gain(barely) is None
 
 
 def test_intervals_hold_what_they_promise() -> None:
@@ -331,13 +358,22 @@ def test_a_cell_is_there_whole_or_not_at_all(tmp_path: Path, benchmark_: Benchma
     people = gather(benchmark_.people, judges.finder)[:2]
     jobs = [j for j in running.jobs_of(benchmark_) if j.method == "real"]
     sets = {MAIN: people}
-    paint_all(benchmark_, store, sets, jobs, running._painters(benchmark_, no_model), silent)
+    paint_all(benchmark_, store, sets, jobs, running._painters(benchmark_, no_model, {}), silent)
     assert store.facts(Cell(MAIN, "m", "p", 0)) is None
     place = store.picture(Cell(MAIN, "real", people[0].key, 0), 0)
     place.with_name("00.json").unlink()
     place.write_bytes(b"half a picture")
-    paint_all(benchmark_, store, sets, jobs, running._painters(benchmark_, no_model), silent)
+    paint_all(benchmark_, store, sets, jobs, running._painters(benchmark_, no_model, {}), silent)
     assert place.read_bytes()[:4] == b"\x89PNG"
+    place.unlink()
+    paint_all(benchmark_, store, sets, jobs, running._painters(benchmark_, no_model, {}), silent)
+    assert place.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_picture_that_is_gone_is_named(tmp_path: Path, judges: Judges) -> None:
+    shot = Shot("p", 0, tmp_path / "gone.png")
+    with pytest.raises(UnreadableImage, match=r"gone\.png"):
+        judge(judges, [shot], PROMPTS, tmp_path / "kept.npz", lambda n: None)
 
 
 def _ground(people: int) -> Ground:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,13 @@ def test_the_smoke_benchmark_fills_every_part_of_the_report(out: Path) -> None:
     assert {c["metric"] for c in report["comparisons"]} >= {"text_alignment", "attributes"}
     assert len(report["judges"]) == 3
     assert all(len(j["sha256"]) == 64 for j in report["judges"])
+    weights = report["methods"]["faceclip"]["weights"]
+    assert set(weights) == {"encoder", "unet", "vae"}
+    assert report["methods"]["real"]["weights"] == {}
     text = (out / "report.md").read_text()
     for title in ("Table 1", "FaceCLIP's comparison", "Prompt by prompt", "who is painted", "hard about", "the dials"):
         assert title in text
+    assert f"unet {weights['unet'][:12]}" in text
     for name in ("methods", "dials", "cost", "slices", "sheet-1"):
         assert (out / f"{name}.png").stat().st_size > 1000
 
@@ -84,6 +89,31 @@ def test_the_same_command_paints_nothing_again(out: Path, recipe: Path, capsys: 
     after = json.loads(capsys.readouterr().out)
     assert {p: p.stat().st_mtime_ns for p in (out / "pictures").rglob("*.png")} == pictures
     assert {k: v for k, v in after.items() if k != "command"} == {k: v for k, v in before.items() if k != "command"}
+
+
+def test_pictures_by_other_weights_are_not_reported(
+    out: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = Path(shutil.copytree(out, tmp_path / "out"))
+    file = next((begun / "pictures" / "main" / "faceclip").rglob("00.json"))
+    facts = json.loads(file.read_text())
+    facts["weights"]["unet"] = "0" * 64
+    file.write_text(json.dumps(facts))
+    assert main(["evaluate", str(recipe), "--out", str(begun), "--device", "cpu"]) == 2
+    assert "other weights than it has now (unet)" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_judge_who_paints_is_refused(
+    recipe: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = yaml.safe_load(recipe.read_text())
+    model = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    shutil.copy(Path(values["scorers"]["recognisers"][0]) / "recogniser.safetensors", model / "encoder")
+    values["methods"][0]["model"] = str(model)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    assert main(["evaluate", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 2
+    assert "would judge what it painted" in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "out" / "pictures").exists()
 
 
 def test_pictures_of_another_system_are_scored_beside_one_method(out: Path, recipe: Path, tmp_path: Path) -> None:

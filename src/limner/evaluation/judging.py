@@ -17,7 +17,7 @@ from limner.errors import CorruptData
 from limner.evaluation.painting import Job, cells_of
 from limner.evaluation.people import Person, find_face
 from limner.evaluation.scorers import Judges
-from limner.evaluation.store import Store, make_folder, read_picture
+from limner.evaluation.store import Store, make_folder, picture_sha256, read_picture
 from limner.types import Face, write_atomic
 
 CHUNK = 64
@@ -103,10 +103,10 @@ def judge(
         keep: .npz in which the verdicts are kept; read again if the same judges judge the same pictures.
 
     Raises:
-        UnreadableImage: a damaged picture.
+        UnreadableImage: a damaged picture, or one that is gone.
         StorageError: no space.
     """
-    digests = [hashlib.sha256(s.path.read_bytes()).hexdigest() if s.path else "" for s in shots]
+    digests = [picture_sha256(s.path) if s.path else "" for s in shots]
     order = sorted(range(len(shots)), key=lambda i: (shots[i].person, shots[i].prompt, digests[i]))
     shots, digests = [shots[i] for i in order], [digests[i] for i in order]
     key = _digest(judges, shots, digests, prompts)
@@ -141,19 +141,24 @@ def gallery(judges: Judges, people: Sequence[Person]) -> dict[str, np.ndarray]:
     return found
 
 
-def manifest_shots(folder: Path, prompts: Sequence[str], people: Sequence[Person]) -> list[Shot]:
+def manifest_shots(folder: Path, prompts: Sequence[str], people: Sequence[Person], pictures: int) -> list[Shot]:
     """The pictures of another system: `manifest.jsonl` has one object a picture, with `file_name` (relative; null for a
     failure), `person` (key), `prompt` (the sentence, or its place in the recipe).
 
+    What it leaves out counts as failed, so that every person and prompt has as many pictures as were asked for.
+
+    Args:
+        pictures: of each person for each prompt.
+
     Raises:
-        CorruptData: no manifest, or a line that does not fit; names it.
+        CorruptData: no manifest, a line that does not fit, or more pictures than were asked for; names the line.
     """
     path = folder / "manifest.jsonl"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise CorruptData(f"{path} cannot be read ({e}).", "See docs/evaluation.md for its form.") from e
-    known, shots = {p.key for p in people}, []
+    shots: dict[tuple[str, int], list[Shot]] = {(p.key, k): [] for p in people for k in range(len(prompts))}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -161,14 +166,19 @@ def manifest_shots(folder: Path, prompts: Sequence[str], people: Sequence[Person
             row = json.loads(line)
             prompt = row["prompt"] if isinstance(row["prompt"], int) else list(prompts).index(row["prompt"])
             picture = None if row["file_name"] is None else folder / row["file_name"]
-            if row["person"] not in known or not 0 <= prompt < len(prompts):
+            own = shots.get((row["person"], prompt))
+            if own is None:
                 raise ValueError(f"person {row['person']!r} or prompt {row['prompt']!r} is not in the benchmark")
             if picture is not None and not picture.is_file():
                 raise ValueError(f"{picture} does not exist")
+            if len(own) == pictures:
+                raise ValueError(f"person {row['person']!r} has more than {pictures} pictures for that prompt")
         except (ValueError, KeyError, TypeError) as e:
             raise CorruptData(f"{path}, line {number}: {e}.", "See docs/evaluation.md for its form.") from e
-        shots.append(Shot(row["person"], prompt, picture))
-    return shots
+        own.append(Shot(row["person"], prompt, picture))
+    for (person, prompt), own in shots.items():
+        own += [Shot(person, prompt, None)] * (pictures - len(own))
+    return [shot for own in shots.values() for shot in own]
 
 
 def _judge(judges: Judges, shots: Sequence[Shot], prompts: Sequence[str]) -> Verdicts:

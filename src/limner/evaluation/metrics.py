@@ -19,6 +19,8 @@ from limner.evaluation.statistics import Bootstrap, Estimate, comparable, fid, k
 from limner.world.prompts import OF_THE_PERSON, requirements
 
 YAW, EXPRESSION = [NUMBERS.index("yaw")], [NUMBERS.index(n) for n in ("smile", "open", "brow", "frown")]
+UNDEFINED = 0.05
+"""Share of draws without a relative gain above which none is reported."""
 TURNING, MOVING = ("pose", "gaze"), ("expression",)
 """Requirements of a prompt that decide pose, or expression; such prompts say nothing of copying."""
 
@@ -233,7 +235,11 @@ def compare(
     one: Verdicts, other: Verdicts, ground: Ground, metric: str, floor: Verdicts | None, ceiling: Verdicts | None
 ) -> dict[str, Any] | None:
     """Two methods on the people and prompts that both painted: difference and relative gain (one / other - 1), with
-    intervals over the same resampled people, and the share of draws in which the first is ahead; None without data."""
+    intervals over the same resampled people, and the share of draws in which the first is ahead; None without data.
+
+    A gain over nothing, or over less than nothing, has no meaning: it is None where the other's value is not above 0,
+    on the data or in more than `UNDEFINED` of the draws.
+    """
     shared = set(zip(one.persons.tolist(), one.prompts.tolist(), strict=True))
     shared &= set(zip(other.persons.tolist(), other.prompts.tolist(), strict=True))
     if not shared:
@@ -254,15 +260,17 @@ def compare(
         a, b = mean(found[0]), mean(found[1])
 
     def gain(weights: np.ndarray) -> np.ndarray:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return a(weights) / b(weights) - 1
+        over = b(weights)
+        return a(weights) / np.where(over > 0, over, np.nan) - 1
 
     def difference(weights: np.ndarray) -> np.ndarray:
         return a(weights) - b(weights)
 
+    gained = boot.estimate(gain, n)
+    meant = np.isfinite(gained.value) and boot.share_undefined(gain) <= UNDEFINED
     return {
         "difference": boot.estimate(difference, n).to_dict(),
-        "gain": boot.estimate(gain, n).to_dict(),
+        "gain": gained.to_dict() if meant else None,
         "ahead": boot.share_positive(difference),
     }
 

@@ -1,17 +1,18 @@
-"""Whatever makes pictures of a person, behind one small contract; models are loaded when they are first needed."""
+"""Whatever makes pictures of a person, behind one small contract; a model is loaded when its painter is told to."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from limner.errors import ConfigError, FaceError, PromptError
+from limner.errors import ConfigError, FaceError, OutputConflict, PromptError
 from limner.evaluation.people import Person, real_picture
 from limner.evaluation.recipe import SUBJECT, MethodSpec
 from limner.provenance import compact
@@ -54,7 +55,16 @@ class Wish:
 
 
 class Painter(Protocol):
-    """A way to put a person into pictures."""
+    """A way to put a person into pictures.
+
+    Attributes:
+        weights: sha256 by component, kept with everything it paints; empty without a model.
+    """
+
+    weights: Mapping[str, str]
+
+    def load(self) -> None:
+        """Makes ready; called once, before anything else, so that nobody's time or memory counts it."""
 
     def enroll(self, person: Person) -> Enrolled:
         """The person, from the faces of their reference photos.
@@ -72,29 +82,38 @@ class ModelPainter:
 
     Args:
         spec: model and dials.
-        load: opens the model at first use, given name and method.
+        open_model: opens the model, given name and method.
+        weights: what it is expected to be loaded from; see `limner.evaluation.weights.Weights.digests`.
     """
 
-    def __init__(self, spec: MethodSpec, load: Callable[[str, str], Model]) -> None:
-        self.spec, self._load = spec, load
-        self._model: Model | None = None
+    model: Model
 
-    @property
-    def model(self) -> Model:
-        """The loaded model."""
-        if self._model is None:
-            self._model = self._load(self.spec.model, self.spec.method)
-            if self.spec.tuning:
-                pipe: Any = self._model.pipe
-                if not hasattr(pipe, "tuning"):
-                    raise ConfigError(f"{self.spec.name} has `tuning`, but {self.spec.model} enrols without it.")
-                from limner.methods.tuning import TuningSettings
+    def __init__(self, spec: MethodSpec, open_model: Callable[[str, str], Model], weights: Mapping[str, str]) -> None:
+        self.spec, self._open, self.weights = spec, open_model, weights
 
-                pipe.tuning = TuningSettings.load(self.spec.tuning)
-        return self._model
+    def load(self) -> None:
+        """See `Painter.load`.
+
+        Raises:
+            ConfigError: settings of a tuning, for a method that does not tune.
+            OutputConflict: the model's weights are not the expected ones.
+        """
+        self.model = self._open(self.spec.model, self.spec.method)
+        if not self.weights.items() >= self.model.weights.items():
+            raise OutputConflict(
+                f"{self.spec.model} was loaded with other weights than it had when the benchmark began.",
+                "Run it again.",
+            )
+        if self.spec.tuning:
+            pipe: Any = self.model.pipe
+            if not hasattr(pipe, "tuning"):
+                raise ConfigError(f"{self.spec.name} has `tuning`, but {self.spec.model} enrols without it.")
+            from limner.methods.tuning import TuningSettings
+
+            pipe.tuning = TuningSettings.load(self.spec.tuning)
 
     def enroll(self, person: Person) -> Enrolled:
-        """See `Painter.enroll`. Loading the model does not count; the identity is rounded as `limner enroll` does."""
+        """See `Painter.enroll`; the identity is rounded as `limner enroll` does."""
         if not self.spec.identity:
             return Enrolled(None, 0.0)
         if not person.faces:
@@ -121,6 +140,11 @@ class ModelPainter:
 
 class Bound:
     """What needs no model and keeps nothing of a person."""
+
+    weights: Mapping[str, str] = MappingProxyType({})
+
+    def load(self) -> None:
+        """There is nothing to load."""
 
     def enroll(self, person: Person) -> Enrolled:
         """Nothing is kept."""

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any
 
-from limner.errors import FaceError
-from limner.evaluation.painters import Painter, Peak, Wish
+from limner.errors import FaceError, OutputConflict
+from limner.evaluation.painters import Painter, Peak, Pictures, Wish
 from limner.evaluation.people import Person
 from limner.evaluation.recipe import COPY, REAL, Benchmark, MethodSpec
 from limner.evaluation.store import MAIN, Cell, Store
+from limner.types import Identity
 from limner.world.seeds import derive
 
 Report = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -82,6 +84,30 @@ def seeds_of(benchmark: Benchmark, person: str, prompt: int, pictures: int) -> l
     return [derive("benchmark", benchmark.people.seed, person, prompt, k) for k in range(pictures)]
 
 
+def demand_same_weights(
+    store: Store, sets: Sets, jobs: Sequence[Job], weights: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Raises OutputConflict for a cell that was painted with other weights than its method has now.
+
+    Every cell says what painted it, so that this also holds where several machines paint into one folder.
+
+    Args:
+        weights: of every method that has a model, sha256 by component.
+    """
+    for job in jobs:
+        now = weights.get(job.method, {})
+        for _, cell in cells_of(job, sets[job.people]):
+            facts = store.facts(cell)
+            before = now if facts is None else facts.get("weights", {})
+            if before != now:
+                changed = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+                raise OutputConflict(
+                    f"{store.out} holds pictures that {job.method} painted with other weights than it has now "
+                    f"({', '.join(changed)}).",
+                    f"Choose another folder with --out, or delete pictures/*/{job.method} in it.",
+                )
+
+
 def paint_all(
     benchmark: Benchmark,
     store: Store,
@@ -105,7 +131,7 @@ def paint_all(
         todo = []
         for job in (j for j in jobs if j.method == name):
             for place, person in enumerate(sets[job.people][: job.count]):
-                cells = [c for _, c in cells_of(replace(job, count=1), [person]) if not _done(store, c, job)]
+                cells = [c for _, c in cells_of(replace(job, count=1), [person]) if not store.complete(c, job.pictures)]
                 if cells and place % part[1] != part[0] - 1:
                     missing += len(cells)
                 elif cells:
@@ -113,15 +139,11 @@ def paint_all(
         if not todo:
             continue
         painter = painters(name)
+        painter.load()
         with report(name, sum(len(c) * j.pictures for j, _, c in todo)) as advance:
             for job, person, cells in todo:
                 _paint(benchmark, store, painter, job, person, cells, advance)
     return missing
-
-
-def _done(store: Store, cell: Cell, job: Job) -> bool:
-    facts = store.facts(cell)
-    return facts is not None and int(facts["wanted"]) >= job.pictures
 
 
 def _paint(
@@ -134,34 +156,46 @@ def _paint(
     advance: Callable[[int], None],
 ) -> None:
     """The cells of one person; a face that cannot be enrolled makes failures, which count."""
-    known = store.identity(job.people, job.method, person.key)
-    if known is None:
-        peak = Peak()
-        try:
-            enrolled = painter.enroll(person)
-            facts = {"seconds": enrolled.seconds, "memory_mb": peak()}
-            store.write_identity(job.people, job.method, person.key, enrolled.identity, facts)
-        except FaceError as e:
-            store.write_identity(job.people, job.method, person.key, None, {"error": str(e)})
-        known = store.identity(job.people, job.method, person.key)
-        assert known is not None
-    identity, facts = known
+    identity, facts = _enrolled(store, painter, job, person)
+    shared: dict[str, Any] = {"wanted": job.pictures, "weights": dict(painter.weights)}
     if "error" in facts:
         for cell in cells:
-            store.write(cell, [], {"error": facts["error"], "wanted": job.pictures})
+            store.write(cell, [], {"error": facts["error"], **shared})
             advance(job.pictures)
         return
     at_once = max(1, benchmark.batch // job.pictures)
     for some in (cells[i : i + at_once] for i in range(0, len(cells), at_once)):
         prompts = [benchmark.prompts[cell.prompt] for cell in some]
         seeds = [seeds_of(benchmark, person.key, cell.prompt, job.pictures) for cell in some]
+        painted: list[Pictures] = [[] for _ in some]
         peak, start = Peak(), time.perf_counter()
-        painted = painter.paint(person, identity, Wish(prompts, seeds, job.strength, job.guidance))
+        for at in range(0, job.pictures, benchmark.batch):  # once, unless a single cell is more than a batch
+            wish = Wish(prompts, [own[at : at + benchmark.batch] for own in seeds], job.strength, job.guidance)
+            for images, more in zip(painted, painter.paint(person, identity, wish), strict=True):
+                images += more
         seconds = (time.perf_counter() - start) / (len(some) * job.pictures)
-        shared = {"seconds": seconds, "memory_mb": peak(), "wanted": job.pictures}
+        costs = {"seconds": seconds, "memory_mb": peak()}
         for cell, own, images in zip(some, seeds, painted, strict=True):
-            store.write(cell, images, {"seeds": own, **shared})
+            store.write(cell, images, {"seeds": own, **costs, **shared})
             advance(job.pictures)
+
+
+def _enrolled(store: Store, painter: Painter, job: Job, person: Person) -> tuple[Identity | None, dict[str, Any]]:
+    """The person as the method keeps them, from before if these weights enrolled them; facts with an `error` if their
+    photos show no face."""
+    known = store.identity(job.people, job.method, person.key)
+    weights = dict(painter.weights)
+    if known is None or known[1].get("weights", {}) != weights:
+        peak = Peak()
+        try:
+            enrolled = painter.enroll(person)
+            facts = {"seconds": enrolled.seconds, "memory_mb": peak(), "weights": weights}
+            store.write_identity(job.people, job.method, person.key, enrolled.identity, facts)
+        except FaceError as e:
+            store.write_identity(job.people, job.method, person.key, None, {"error": str(e), "weights": weights})
+        known = store.identity(job.people, job.method, person.key)
+        assert known is not None
+    return known
 
 
 def _slice_jobs(benchmark: Benchmark, methods: Sequence[MethodSpec]) -> list[Job]:

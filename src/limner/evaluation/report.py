@@ -38,6 +38,7 @@ class Evidence:
         grounds: what pictures of each set are measured against.
         verdicts: (group, method) → what was said.
         jobs: what was painted, in order.
+        weights: of every method that has a model, sha256 by component.
         command: that makes the report.
         device: where it was painted.
     """
@@ -49,6 +50,7 @@ class Evidence:
     grounds: Mapping[str, Ground]
     verdicts: Mapping[tuple[str, str], Verdicts]
     jobs: Sequence[Job]
+    weights: Mapping[str, Mapping[str, str]]
     command: str
     device: str
 
@@ -69,6 +71,7 @@ def build_report(evidence: Evidence) -> dict[str, Any]:
         values = estimates(verdicts, ground, floor, real, sets=name != STRANGER)
         methods[name] = {
             "about": _about(benchmark, name),
+            "weights": dict(evidence.weights.get(name, {})),
             "people": len(set(verdicts.persons.tolist())),
             "pictures": len(verdicts),
             "estimates": {k: e.to_dict() for k, e in values.items()} | _costs(evidence, name),

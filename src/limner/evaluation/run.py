@@ -12,13 +12,14 @@ from limner.errors import ConfigError, OutputConflict
 from limner.evaluation.judging import Verdicts, gallery, judge, manifest_shots, shots_of
 from limner.evaluation.metrics import Ground
 from limner.evaluation.painters import CopyPainter, ModelPainter, Painter, RealPainter, check_prompts
-from limner.evaluation.painting import Job, Report, jobs_of, paint_all
+from limner.evaluation.painting import Job, Report, demand_same_weights, jobs_of, paint_all
 from limner.evaluation.people import Person, gather, gather_slice
 from limner.evaluation.plots import write_sheets
 from limner.evaluation.recipe import COPY, REAL, Benchmark, MethodSpec
 from limner.evaluation.report import Evidence, build_report
 from limner.evaluation.scorers import Judges
 from limner.evaluation.store import MAIN, Store, encode_png, make_folder
+from limner.evaluation.weights import demand_independent, weights_of
 from limner.types import write_atomic
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def evaluate(
         command, device: written into the report.
 
     Raises:
-        ConfigError: an unknown method.
-        OutputConflict: the folder holds another benchmark.
+        ConfigError: an unknown method, or a judge who is among the weights of one.
+        OutputConflict: the folder holds another benchmark, or pictures painted with other weights.
         PromptError: a prompt of which there can be no real picture.
         LimnerError: whatever a model or picture is wrong with; what was painted before is kept.
     """
@@ -74,14 +75,19 @@ def evaluate(
     store.claim(benchmark)
     if chosen:
         benchmark = replace(benchmark, methods=tuple(benchmark.method(n) for n in chosen))
+    found = weights_of(benchmark.methods)
+    demand_independent(judges, found)
+    weights = {name: painting.digests for name, painting in found.items()}
     sets = _sets(benchmark, judges, jobs, report)
     check_prompts(benchmark.prompts, sets[MAIN])
-    missing = paint_all(benchmark, store, sets, jobs, _painters(benchmark, open_model), report, part)
+    demand_same_weights(store, sets, jobs, weights)
+    missing = paint_all(benchmark, store, sets, jobs, _painters(benchmark, open_model, weights), report, part)
     if missing:
         return Outcome(None, missing)
+    demand_same_weights(store, sets, jobs, weights)  # other machines painted meanwhile
     grounds = {name: _ground(benchmark, judges, people) for name, people in sets.items()}
     verdicts = _judged(benchmark, store, judges, sets, jobs, report)
-    evidence = Evidence(benchmark, store, judges, sets, grounds, verdicts, jobs, command, device)
+    evidence = Evidence(benchmark, store, judges, sets, grounds, verdicts, jobs, weights, command, device)
     document = build_report(evidence)
     shown = [n for n in document["methods"] if (out / "pictures" / MAIN / n).is_dir()]
     write_sheets(store, sets[MAIN][: benchmark.people.count], shown, benchmark.prompts)
@@ -151,11 +157,13 @@ def _sets(benchmark: Benchmark, judges: Judges, jobs: Sequence[Job], report: Rep
     return sets
 
 
-def _painters(benchmark: Benchmark, open_model: Callable[[str, str], Model]) -> Callable[[str], Painter]:
+def _painters(
+    benchmark: Benchmark, open_model: Callable[[str, str], Model], weights: Mapping[str, Mapping[str, str]]
+) -> Callable[[str], Painter]:
     def painter(name: str) -> Painter:
         if name == REAL:
             return RealPainter(benchmark.people.size)
-        return CopyPainter() if name == COPY else ModelPainter(benchmark.method(name), open_model)
+        return CopyPainter() if name == COPY else ModelPainter(benchmark.method(name), open_model, weights[name])
 
     return painter
 
@@ -188,7 +196,9 @@ def _judged(
     for spec in benchmark.methods:
         if spec.images:
             people = sets[MAIN][: benchmark.people.count]
-            work[MAIN, spec.name] = manifest_shots(Path(spec.images), benchmark.prompts, people)
+            shots = manifest_shots(Path(spec.images), benchmark.prompts, people, benchmark.pictures)
+            first = {p.key for p in people[: spec.people or None]}
+            work[MAIN, spec.name] = [shot for shot in shots if shot.person in first]
     verdicts = {}
     with report("judging", sum(map(len, work.values()))) as advance:
         for (group, method), shots in work.items():

@@ -37,6 +37,7 @@ class About:
         source: folder or registered name.
         sha256: of its weights.
         license: of its weights.
+        files: sha256 of each file of its weights; empty for a CLIP of the hub, which is named by its revision.
     """
 
     kind: str
@@ -44,6 +45,7 @@ class About:
     source: str
     sha256: str
     license: str = "Apache-2.0"
+    files: tuple[str, ...] = ()
 
 
 class Recogniser(ABC):
@@ -172,8 +174,8 @@ class OnnxRecogniser(Recogniser):
 
     def __init__(self, embedder: OnnxEmbedder) -> None:
         self.embedder = embedder
-        weights = embedder.spec.weights
-        self.about = About("recogniser", embedder.name, embedder.name, weights.sha256, embedder.license)
+        digest = embedder.spec.weights.sha256
+        self.about = About("recogniser", embedder.name, embedder.name, digest, embedder.license, (digest,))
 
     def embed(self, faces: Sequence[Face]) -> np.ndarray:
         """See `Recogniser.embed`."""
@@ -304,10 +306,11 @@ def _recogniser(name: str, device: torch.device, accept_license: bool) -> Recogn
 
 def _about(kind: str, folder: Path) -> About:
     """A folder `…/NAME/weights` or `…/NAME` is called NAME."""
-    files = sorted(p for p in folder.rglob("*.safetensors") if p.is_file())
-    digest = hashlib.sha256("".join(file_sha256(f) for f in files).encode()).hexdigest()
+    files = tuple(file_sha256(p) for p in sorted(folder.rglob("*.safetensors")) if p.is_file())
+    digest = hashlib.sha256("".join(files).encode()).hexdigest()
     resolved = folder.resolve()
-    return About(kind, resolved.parent.name if resolved.name == "weights" else resolved.name, str(folder), digest)
+    name = resolved.parent.name if resolved.name == "weights" else resolved.name
+    return About(kind, name, str(folder), digest, files=files)
 
 
 def _pooled(output: Any) -> torch.Tensor:

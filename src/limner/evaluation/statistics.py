@@ -61,6 +61,10 @@ class Bootstrap:
         """Share of draws in which the statistic is above 0."""
         return float((statistic(self.weights) > 0).mean())
 
+    def share_undefined(self, statistic: Statistic) -> float:
+        """Share of draws in which the statistic has no value; `estimate` leaves them out."""
+        return float((~np.isfinite(statistic(self.weights))).mean())
+
 
 def mean(values: np.ndarray) -> Statistic:
     """The mean over people of one value each (P,); people whose value is NaN are left out."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from limner.errors import CorruptData, OutputConflict, StorageError, UnreadableImage
 from limner.evaluation.recipe import Benchmark
+from limner.registry import file_sha256
 from limner.types import Identity, write_atomic
 
 MAIN = "main"
@@ -51,7 +52,7 @@ class Store:
         """Makes the folder this benchmark's, or checks that what was painted in it still fits.
 
         Methods, curve, slices, scorers and reports may change between runs; people, prompts and pictures may not, nor
-        the dials of a method of the same name.
+        the dials of a method of the same name, nor its weights (`limner.evaluation.painting.demand_same_weights`).
 
         Raises:
             OutputConflict: it belongs to another benchmark, or holds something else.
@@ -83,8 +84,16 @@ class Store:
         write_atomic(path, yaml.safe_dump(benchmark.to_dict(), sort_keys=False).encode())
 
     def facts(self, cell: Cell) -> dict[str, Any] | None:
-        """What is known of a painted cell: seeds, seconds (per picture), error (why it failed); None if not painted."""
+        """What is known of a painted cell: seeds, seconds (per picture), weights (sha256 by component), error (why it
+        failed); None if not painted."""
         return _read(self._cell(cell).with_suffix(".json"))
+
+    def complete(self, cell: Cell, pictures: int) -> bool:
+        """Whether a cell was painted with so many pictures, and those that did not fail are all there."""
+        facts = self.facts(cell)
+        if facts is None or int(facts["wanted"]) < pictures:
+            return False
+        return all(self.picture(cell, k).is_file() for k in range(int(facts["pictures"])))
 
     def write(self, cell: Cell, images: Sequence[np.ndarray], facts: dict[str, Any]) -> None:
         """Keeps the pictures (H, W, 3) uint8 of a cell."""
@@ -100,7 +109,8 @@ class Store:
         return place.with_name(f"{place.name}-{k}.png")
 
     def identity(self, people: str, method: str, person: str) -> tuple[Identity | None, dict[str, Any]] | None:
-        """Who was enrolled before, with what is known of the enrolling (seconds, memory_mb, error); None if nobody.
+        """Who was enrolled before, with what is known of the enrolling (seconds, memory_mb, weights, error); None if
+        nobody.
 
         `people` names the reference photos: `main` or a slice.
         """
@@ -157,6 +167,14 @@ def read_picture(path: Path) -> np.ndarray:
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError) as e:
         raise UnreadableImage(f"{path} is no picture that can be read ({e}).", "Delete it, and run again.") from e
+
+
+def picture_sha256(path: Path) -> str:
+    """Of the file; UnreadableImage names it."""
+    try:
+        return file_sha256(path)
+    except OSError as e:
+        raise UnreadableImage(f"{path} cannot be read ({e.strerror or e}).", "Run again: it is painted anew.") from e
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -88,8 +88,13 @@ def _general(document: Document) -> str:
         + [cell(method["estimates"].get(key)) for key, _ in columns]
         for name, method in document["methods"].items()
     ]
-    about = "\n".join(f"- {name}: {method['about']}" for name, method in document["methods"].items())
+    about = "\n".join(f"- {name}: {method['about']}{_weights(method)}" for name, method in document["methods"].items())
     return f"## All methods\n{table(['method', 'people', 'pictures', *(t for _, t in columns)], rows)}\n\n{about}"
+
+
+def _weights(method: Mapping[str, Any]) -> str:
+    named = ", ".join(f"{component} {digest[:12]}" for component, digest in method.get("weights", {}).items())
+    return f" ({named})" if named else ""
 
 
 def _table1(document: Document) -> str:
@@ -130,13 +135,14 @@ def _faceclip(document: Document) -> str:
     header += [f"{ours} ahead: {what}" for what in ("identity", "text-alignment", "attributes")]
     return (
         f"## FaceCLIP's comparison\n{table(header, rows)}\n\nAhead: relative gain in pairs, over the people and "
-        "prompts that both painted. The paper claims 12.3 % in identity and 8.7 % in text over the best adapter."
+        "prompts that both painted; a dash where the other's value is not safely above 0. The paper claims 12.3 % in "
+        "identity and 8.7 % in text over the best adapter."
     )
 
 
 def _gain(comparison: Mapping[str, Any]) -> str:
     gain = comparison["gain"]
-    if gain["value"] is None or gain["low"] is None:
+    if gain is None or gain["value"] is None or gain["low"] is None:
         return "–"
     return f"{100 * gain['value']:+.1f} % [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
 

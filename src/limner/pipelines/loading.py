@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,8 +138,7 @@ def load_model(
         else load_pipeline(folder, number_type, mode)
     )
     pipe.set_progress_bar_config(disable=True)
-    base = _base_of(folder)
-    weights = {**({} if base is None else weight_digests(base)), **weight_digests(folder)}
+    weights = weight_digests(folder)
     if lora is not None:
         apply_lora(pipe, fast, lora, fuse=mode.weights not in PACKAGES)
         weights["unet_lora"] = file_sha256(lora)
@@ -280,7 +280,10 @@ def load_pipeline(folder: Path, dtype: torch.dtype, mode: MemoryMode | None = No
 def _base_of(folder: Path) -> Path | None:
     """The folder of the base that a rival's folder names instead of holding it (`limner.pipelines.slim`)."""
     index = folder / INDEX
-    values = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    try:
+        values = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    except (OSError, ValueError) as e:
+        raise CorruptData(f"{index} is damaged ({type(e).__name__}: {e}).") from e
     name = values.get(BASE) if isinstance(values, dict) else None
     return None if name is None else locate(str(name))[1]
 
@@ -304,20 +307,34 @@ def _demand_all_weights(folder: Path, model: Any) -> None:
 
 
 def weight_digests(folder: Path) -> dict[str, str]:
-    """sha256 by component over its safetensors files, in order of name.
+    """sha256 by component: of its safetensors file, or over the digests of several; see `file_digests`."""
+    return {component: joined_digest(files) for component, files in file_digests(folder).items()}
+
+
+def file_digests(folder: Path) -> dict[str, list[str]]:
+    """sha256 of every safetensors file, in order of name, by component, with those of the base that a rival names.
 
     A file in the Hugging Face cache is a link to a blob named by its sha256; that name is believed, not recomputed.
+
+    Raises:
+        CorruptData: a damaged index.
     """
-    digests = {}
+    base = _base_of(folder)
+    digests = {} if base is None else file_digests(base)
     for component in sorted(p for p in folder.iterdir() if p.is_dir()):
         files = sorted(component.rglob("*.safetensors"))
-        if len(files) == 1:
-            digests[component.name] = _digest(files[0])
-        elif files:
-            import hashlib
-
-            digests[component.name] = hashlib.sha256("".join(map(_digest, files)).encode()).hexdigest()
+        if files:
+            digests[component.name] = [_digest(file) for file in files]
     return digests
+
+
+def joined_digest(files: Sequence[str]) -> str:
+    """One digest for a component's files, given those of each."""
+    if len(files) == 1:
+        return files[0]
+    import hashlib
+
+    return hashlib.sha256("".join(files).encode()).hexdigest()
 
 
 def choose_device(device: str) -> torch.device:
