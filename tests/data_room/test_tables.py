@@ -76,6 +76,24 @@ def test_folders_and_shards_say_the_same(folder: Path, shards: Path) -> None:
         assert np.array_equal(x.landmarks, y.landmarks)
 
 
+def test_pictures_are_upright_and_on_white(tmp_path: Path) -> None:
+    """In folders and in shards, whose suffixes may be capitals."""
+    exif, data = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6  # turned by a quarter
+    picture = Image.new("RGBA", (16, 12), (200, 0, 0, 255))
+    picture.paste((0, 0, 200, 0), (0, 0, 8, 12))
+    picture.save(data, "PNG", exif=exif)
+    (tmp_path / "a.PNG").write_bytes(data.getvalue())
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        tar.add(tmp_path / "a.PNG", "a.PNG")
+    for pictures in (FolderPictures(tmp_path), ShardPictures(tmp_path)):
+        assert pictures.sizes.tolist() == [[16, 12]]
+        image = pictures.sample(0).image
+        assert image.shape == (16, 12, 3)
+        assert image[0, 0].tolist() == [255, 255, 255]
+        assert image[15, 0].tolist() == [200, 0, 0]
+
+
 def test_sub_folders_are_persons_without_metadata(tmp_path: Path) -> None:
     for person in ("ann", "bob"):
         (tmp_path / person).mkdir()
@@ -92,6 +110,10 @@ def test_bad_folders_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no pictures"):
         FolderPictures(tmp_path / "empty")
     with pytest.raises(ConfigError, match="holds no shards"):
+        ShardPictures(tmp_path / "empty")
+    with tarfile.open(tmp_path / "empty" / "0.tar", "w") as tar:
+        tar.add(folder / "0.png", "a.mask.png")
+    with pytest.raises(ConfigError, match="hold no pictures"):
         ShardPictures(tmp_path / "empty")
     (folder / "2.png").write_bytes(png()[:60])
     with pytest.raises(UnreadableImage, match=r"2\.png"):

@@ -20,7 +20,7 @@ from limner.encoders.parts import save_face
 from limner.errors import ConfigError, WeightsUnavailable
 from limner.training.dice import Dice, seed_everything
 from limner.training.dreamidentity import DreamIdentitySettings, DreamIdentityTask
-from limner.training.dreamidentity_data import face_weights
+from limner.training.face_weights import place_weights
 from limner.training.progress import silent
 from limner.training.tasks import load_training
 
@@ -200,7 +200,8 @@ def test_the_ablations_of_the_mix(make: Make, share: float, expected: int) -> No
 
 
 def test_a_masked_loss_sees_the_face_alone(make: Make) -> None:
-    weights = face_weights(torch.tensor([MARKS, [[float("nan")] * 2] * 5]), 32, 8, 0.0)
+    marks = torch.tensor([MARKS, [[float("nan")] * 2] * 5])
+    weights = place_weights(marks, torch.Size((8, 8)), 4, 0.0, 0.0, outside=0.0)
     assert weights.shape == (2, 1, 8, 8)
     assert bool((weights[1] == 1).all())  # unknown landmarks
     assert weights[0, 0, 4, 4] == 1
@@ -212,6 +213,25 @@ def test_a_masked_loss_sees_the_face_alone(make: Make) -> None:
         errors.append(task._each(words, batch, Dice(0, 0, range(4))).detach())
         batch["landmarks"] = batch["landmarks"] + 8
     assert not torch.allclose(*errors)
+
+
+def test_without_a_mask_the_loss_is_the_plain_one(make: Make) -> None:
+    task = make(edit_share=0.0)
+    batch = task.source().batch(np.arange(4), 0)
+    words = task._words(task.model, batch)
+    found = task._each(words, batch, Dice(0, 0, range(4)))
+    batch["landmarks"] = torch.full_like(batch["landmarks"], torch.nan)
+    assert torch.equal(task._each(words, batch, Dice(0, 0, range(4))), found)
+
+
+def test_a_base_in_bfloat16_trains_validates_and_paints(make: Make) -> None:
+    task = make(base_dtype="bfloat16", validation=4, shift=4.0)
+    assert task.schedule.shift == 4
+    batch = task.source().batch(np.arange(4), 0)
+    task.loss(task.model.train(), batch, Dice(0, 0, range(4))).total.backward()
+    with torch.no_grad():
+        assert np.isfinite(task.validate()["loss"])
+        assert task.sheet().size[0] > 0
 
 
 @pytest.mark.parametrize(

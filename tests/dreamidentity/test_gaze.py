@@ -202,6 +202,20 @@ def test_it_learns_and_the_base_stays_as_it_was(base: str, tmp_path: Path, monke
     assert load_gaze(tmp_path / "weights", task.unet).config.in_channels == 4
 
 
+def test_a_base_in_bfloat16_trains_validates_and_paints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path / "cache"))
+    base = str(save_base("sdxl", tmp_path / "base"))
+    task = task_of(write_pictures(tmp_path / "data", 32), base=base, base_dtype="bfloat16", dropout=1.0)
+    batch = task.source().batch(np.arange(5), 0)
+    task.loss(task.model.train(), batch, Dice(0, 0, range(5))).total.backward()
+    with torch.no_grad():
+        assert np.isfinite(task.validate()["loss"])
+        assert task.sheet().size[0] > 32
+    embeds, pooled = task.conditioner.draw(batch, Dice(0, 0, range(5)), 0.5, 1.0)
+    assert not embeds.any(), "SDXL paints with zeros where nothing is said"
+    assert not pooled.any()
+
+
 def test_under_faceclips_conditioning(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIMNER_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "data"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,10 @@ from limner.methods.tuning import TuningSettings
 from limner.pipelines.loading import load_model
 from limner.provenance import compact
 from limner.training.dice import Dice, seed_everything
+from limner.training.dreamidentity import WordsConfig
+from limner.training.parts import backbone_of
 from limner.training.progress import silent
+from limner.training.rival_data import rival_features
 from limner.training.tasks.e4t import E4TSettings, E4TTask
 from limner.types import Identity
 
@@ -91,6 +96,18 @@ def test_untrained_offsets_change_nothing(parts: Path) -> None:
             fresh.each(fresh.model, batch, Dice(0, 0, range(2)), baseline=baseline) for baseline in (False, True)
         )
     assert torch.allclose(with_person, nobody, atol=1e-6)
+
+
+def test_the_cache_of_faces_knows_the_layers_and_how_pictures_are_normalised(task: E4TTask, parts: Path) -> None:
+    backbone = backbone_of(parts / "clip")
+    places = set()
+    for layers, mean in (((1, 2), 0.5), ((1, 3), 0.5), ((1, 2), 0.4)):
+        backbone.config = dataclasses.replace(backbone.config, mean=(mean,) * 3)
+        words = WordsConfig(words=1, layers=layers, hidden=16).build(backbone, (16, 24))
+        encoder: Any = SimpleNamespace(backbone=backbone, words=words)
+        device = torch.device("cpu")
+        places.add(rival_features(encoder, task.sources[0].pictures, "scales", device, silent).folder)
+    assert len(places) == 3
 
 
 def test_validation_and_sheet(task: E4TTask, folder: Path) -> None:

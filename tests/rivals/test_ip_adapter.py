@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from dream_models import BASES, CONTEXT, WIDTHS, save_base
-from rival_models import data, digest, learns
+from rival_models import MARKS, data, digest, learns
 from tiny_model import noise_face
 
 from limner.diffusion.adapter import has_adapter, install, read_adapter
@@ -74,6 +74,17 @@ def test_it_learns_and_the_base_stays_as_it_was(make: Make) -> None:
     unused = [n for n, p in task.model.named_parameters() if p.grad is None]
     assert not unused, f"parameters without gradient would stop data-parallel training: {unused}"
     assert all(n.startswith("adapter.") for n in task.model.state_dict())
+
+
+def test_errors_at_the_eyes_count_more_where_they_are_asked_to(make: Make) -> None:
+    found = []
+    for weight in (0.0, 8.0):
+        task = make(eye_weight=weight, shift=4.0)
+        assert task.schedule.shift == 4
+        batch = task.source().batch(np.arange(4), 0)
+        assert torch.equal(batch["landmarks"][0], torch.tensor(MARKS, dtype=torch.float32))
+        found.append(task.each(task.model.eval(), batch, Dice(0, 0, range(4))).detach())
+    assert not torch.allclose(*found)
 
 
 def test_face_and_text_are_dropped_as_often_as_asked(make: Make) -> None:

@@ -21,6 +21,11 @@ from limner.training.tasks import load_training, task_class
 Write = Callable[..., Path]
 RECIPES = sorted(p for p in (Path(__file__).parents[2] / "recipes").glob("*.yaml") if "\ntask:" in p.read_text())
 
+OVER_BASES = [
+    p for p in (Path(__file__).parents[2] / "recipes").rglob("*.yaml")
+    if any(f"\ntask: {task}\n" in p.read_text() for task in ("dreamidentity", "gaze"))
+]  # fmt: skip
+
 
 @pytest.mark.parametrize(
     ("override", "message"),
@@ -70,6 +75,14 @@ def test_shipped_recipes_are_complete(path: Path) -> None:
     for word in ("Trains", "Cost", "Result"):
         assert f"# {word}" in header, f"the header of {path.name} does not say: {word}"
     assert recipe.settings == task_class(recipe.task).settings_class.from_dict(recipe.settings).to_dict()
+
+
+@pytest.mark.parametrize("path", OVER_BASES, ids=lambda p: p.stem)
+def test_a_base_beside_the_model_has_the_precision_of_the_training(path: Path) -> None:
+    """Autocast does not reach it."""
+    recipe, _ = load_training(path)
+    assert recipe.loop.precision == "bf16"
+    assert recipe.settings["base_dtype"] == "bfloat16"
 
 
 def test_learning_rate_rises_and_falls() -> None:

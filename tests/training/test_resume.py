@@ -19,8 +19,11 @@ from safetensors.torch import load_file
 
 from limner.encoders.checkpoint import halve
 from limner.errors import ConfigError, CorruptData, OutputConflict, StorageError
+from limner.training import loop
+from limner.training.checkpoint import Checkpoints
 from limner.training.folder import locked
 from limner.training.loop import Trainer
+from limner.training.results import is_finished
 from limner.training.tasks import load_training
 
 Write = Callable[..., Path]
@@ -178,6 +181,50 @@ def test_going_back_to_an_earlier_checkpoint(write_recipe: Write, tmp_path: Path
         train(recipe, tmp_path / "a", resume=5)
     train(recipe, tmp_path / "a", resume=4)
     assert_equal(before, state(tmp_path / "a", 12))
+
+
+def test_going_back_is_for_good(write_recipe: Write, tmp_path: Path) -> None:
+    recipe, out = write_recipe(run={"keep": 3}), tmp_path / "a"
+    train(recipe, out)
+    Trainer(*load_training(recipe), out).export(tmp_path / "weights", resume=8)
+    assert Checkpoints(out / "checkpoints", 3).steps() == [4, 8, 12], "an export throws nothing away"
+    assert train(recipe, out, minutes=0, resume=4).step == 5
+    assert Checkpoints(out / "checkpoints", 3).steps() == [4, 5]
+    assert train(recipe, out).finished
+
+
+def test_finished_is_what_has_made_all_steps(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "results.json").write_text('{"finished": true, "step": 12}')
+    assert is_finished(tmp_path, 12)
+    assert not is_finished(tmp_path, 16), "it was lengthened since"
+
+
+def test_processes_that_see_different_checkpoints_do_not_train(
+    write_recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on machines without a shared disk, of which only the first has checkpoints."""
+    recipe = write_recipe()
+    train(recipe, tmp_path / "a", minutes=0)
+    monkeypatch.setattr(loop, "gather_labels", lambda own: torch.cat([own, torch.zeros_like(own)]))
+    with pytest.raises(ConfigError, match="do not see the same checkpoints"):
+        train(recipe, tmp_path / "a")
+
+
+def test_a_validation_that_fails_costs_no_steps(write_recipe: Write, tmp_path: Path) -> None:
+    trainer = Trainer(*load_training(write_recipe(run={"validate_every": 4})), tmp_path / "a")
+    trainer.task.validate = lambda: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    with pytest.raises(ZeroDivisionError):
+        trainer.run()
+    assert trainer.checkpoints.steps() == [4]
+
+
+def test_a_checkpoint_has_the_metrics_of_its_step(write_recipe: Write, tmp_path: Path) -> None:
+    train(write_recipe(loop={"steps": 6}, run={"validate_every": 4, "keep": 3}), tmp_path / "a")
+    texts = [(tmp_path / "a" / "checkpoints" / f"step-0000000{n}" / "state.json").read_text() for n in (4, 6)]
+    metrics = [json.loads(text)["metrics"]["psnr"] for text in texts]
+    assert metrics[0] != metrics[1]
+    assert json.loads((tmp_path / "a" / "results.json").read_text())["metrics"]["psnr"] == metrics[1]
 
 
 def test_another_config_in_the_folder_is_refused(write_recipe: Write, tmp_path: Path) -> None:

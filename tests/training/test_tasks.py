@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from limner.errors import ConfigError
 from limner.training.dice import Dice, seed_everything
 from limner.training.progress import silent
 from limner.training.task import Task
-from limner.training.tasks import task_class
+from limner.training.tasks import recogniser, task_class
 from limner.training.tasks.recogniser import _Pairs
 from limner.training.towers import load_image_tower
 
@@ -162,6 +164,59 @@ def test_recogniser_on_references_alone(make: Make) -> None:
     assert batch["identity"].tolist() == known[[0, 1, 6, 7]].tolist()
     pixels = torch.from_numpy(task.table["image"][:])
     assert torch.equal(batch["image"][:, 1], pixels[[1, 0, 7, 6]]), "the partner is the other eligible picture"
+
+
+def test_recogniser_needs_held_out_pairs(make: Make, data: dict[str, Any], pictures: Path, tmp_path: Path) -> None:
+    rows = (pictures / "metadata.jsonl").read_text().splitlines()[::4]  # one picture of each person
+    for row in rows:
+        name = json.loads(row)["file_name"]
+        (tmp_path / name).write_bytes((pictures / name).read_bytes())
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    with pytest.raises(ConfigError, match="one of them in two pictures"):
+        make("recogniser", face=FACE, held_out={**data, "path": str(tmp_path)})
+
+
+def test_a_validation_compares_so_many_pictures_at_most(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recogniser, "MOST_HELD_OUT", 10)
+    found = metrics_of(make("recogniser", face=FACE))
+    assert found["same_pairs"] + found["different_pairs"] == 10 * 9 / 2
+
+
+class AsTheyAre(torch.nn.Module):
+    """A face encoder for faces that are features already."""
+
+    config = SimpleNamespace(output=8)
+
+    def forward(self, faces: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(class_token=faces)
+
+
+def test_the_margin_is_not_rounded() -> None:
+    """Autocast would leave cosines three digits."""
+    head = recogniser.ArcFace(AsTheyAre(), 9, 32.0)  # type: ignore[arg-type]
+    faces, persons = torch.nn.functional.normalize(torch.randn(6, 8), dim=1), torch.arange(6)
+    expected = head(faces, persons, 0.4, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head(faces, persons, 0.4, 0)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "detector"])
+def test_a_loss_is_the_mean_over_its_rows(make: Make, vae: Path, name: str) -> None:
+    """So that neither accumulation nor processes change a training."""
+    settings: dict[str, Any] = {"init": str(vae), "decoder_only": True, "noise": 1.0, "balance": 0.2}
+    if name == "detector":
+        settings = {"detector": {"widths": [8, 8, 8, 8, 8]}, "view": 64, "smallest": 12, "largest": 40, "outside": 0.5}
+    task = make(name, **settings)
+    task.model.eval()
+    batch = task.source().batch(np.arange(8), 0)
+    with torch.no_grad():
+        whole = task.loss(task.model, batch, Dice(0, 0, range(8))).total
+        parts = [
+            task.loss(task.model, {k: v[a : a + 2] for k, v in batch.items()}, Dice(0, 0, range(a, a + 2))).total
+            for a in range(0, 8, 2)
+        ]
+    assert float(whole) == pytest.approx(float(torch.stack(parts).mean()), rel=1e-4)
 
 
 def test_detector(make: Make, tmp_path: Path) -> None:

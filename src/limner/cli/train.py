@@ -36,7 +36,8 @@ def train(
         float | None, typer.Option("--hours", min=0.01, help="With --gpus: how fast they must be to be done in time.")
     ] = None,
     resume: Annotated[
-        int | None, typer.Option("--resume", metavar="STEP", help="Go back to this checkpoint instead of the last.")
+        int | None,
+        typer.Option("--resume", metavar="STEP", help="Go back to this checkpoint; a training throws later ones away."),
     ] = None,
     export: Annotated[
         Path | None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from abc import ABC, abstractmethod
@@ -13,10 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from limner.errors import ConfigError, CorruptData, UnreadableImage
+from limner.errors import ConfigError, CorruptData, ImageError, UnreadableImage
+from limner.faces.images import load_image, upright_size
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 METADATA = "metadata.jsonl"
+DECODING = "upright, on white"
+"""How pictures are decoded; a part of what caches are named by."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Sample:
     """One picture with what is known about it.
 
     Attributes:
-        image: (H,W,3) uint8 RGB.
+        image: (H,W,3) uint8 RGB, as people see it (see `limner.faces.images.load_image`).
         caption: a sentence that describes picture and person; empty if there is none.
         prompt: a sentence that calls the person S*, as users of identity-preserving models do; else the caption.
         identity: number of the person, counted from 0.
@@ -62,6 +64,7 @@ class Pictures(ABC):
 
         Raises:
             UnreadableImage: damaged; names the file.
+            ImageTooLarge: names the file too.
         """
 
 
@@ -87,10 +90,12 @@ class FolderPictures(Pictures):
         self.rows = _Rows(rows, str(folder))
         self.persons = len(set(self.rows.identities))
         stamps = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in self.files]
-        self.spec = {"kind": "folder", "path": str(folder.resolve()), "files": stamps, "rows": rows}
+        self.spec = {
+            "kind": "folder", "path": str(folder.resolve()), "files": stamps, "rows": rows, "decoding": DECODING,
+        }  # fmt: skip
 
     def sample(self, row: int) -> Sample:
-        return self.rows.sample(row, _decode(self.files[row].read_bytes(), str(self.files[row])))
+        return self.rows.sample(row, load_image(self.files[row]))
 
 
 class ShardPictures(Pictures):
@@ -101,7 +106,7 @@ class ShardPictures(Pictures):
     resume are exact, as for every other source.
 
     Raises:
-        ConfigError: no shards there.
+        ConfigError: no shards there, or no pictures in them.
         CorruptData: a damaged shard; names it.
     """
 
@@ -116,17 +121,23 @@ class ShardPictures(Pictures):
                 self.places.append(place)
                 rows.append(row)
                 sizes.append(size)
+        if not rows:
+            raise ConfigError(f"The shards in {folder} hold no pictures ({', '.join(SUFFIXES)}).", "Check `data.path`.")
         self.sizes = np.array(sizes, np.int64)
         self.rows = _Rows(rows, str(folder))
         self.persons = len(set(self.rows.identities))
         stamps = [[s.name, s.stat().st_size, s.stat().st_mtime_ns] for s in shards]
-        self.spec = {"kind": "shards", "path": str(folder.resolve()), "files": stamps}
+        self.spec = {"kind": "shards", "path": str(folder.resolve()), "files": stamps, "decoding": DECODING}
 
     def sample(self, row: int) -> Sample:
         shard, offset, size = self.places[row]
         with shard.open("rb") as f:
             f.seek(offset)
-            return self.rows.sample(row, _decode(f.read(size), f"{shard} (sample {row})"))
+            data = f.read(size)
+        try:
+            return self.rows.sample(row, load_image(data))
+        except ImageError as e:
+            raise type(e)(f"{shard}, sample {row}: {e.message}", e.hint) from e
 
 
 def fit(image: np.ndarray, height: int, width: int) -> tuple[np.ndarray, tuple[int, int], float]:
@@ -173,6 +184,7 @@ def _index(shard: Path) -> list[tuple[tuple[Path, int, int], dict[str, Any], tup
             for member in tar:
                 parent, _, name = member.name.rpartition("/")
                 stem, _, suffix = name.partition(".")
+                suffix = suffix.lower()
                 file = tar.extractfile(member)
                 if file is None:
                     continue
@@ -184,7 +196,7 @@ def _index(shard: Path) -> list[tuple[tuple[Path, int, int], dict[str, Any], tup
                 elif f".{suffix}" in SUFFIXES:
                     sample["_place"] = (shard, member.offset_data, member.size)
                     with Image.open(file) as image:
-                        sample["_size"] = (image.height, image.width)
+                        sample["_size"] = upright_size(image)
     except (tarfile.TarError, OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
         raise CorruptData(f"The shard {shard} cannot be read ({e}).", "Shards are uncompressed .tar files.") from e
     for sample in samples.values():
@@ -228,14 +240,6 @@ class _Rows:
 def _size(file: Path) -> tuple[int, int]:
     try:
         with Image.open(file) as image:
-            return image.height, image.width
+            return upright_size(image)
     except OSError as e:
         raise UnreadableImage(f"{file} is no picture that can be read ({e}).", "Remove or replace it.") from e
-
-
-def _decode(data: bytes, name: str) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as e:
-        raise UnreadableImage(f"{name} is no picture that can be read ({e}).", "Remove or replace it.") from e

@@ -66,6 +66,17 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
     )
 
 
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) of an opened picture as `load_image` gives it, without decoding it."""
+    from PIL import Image
+
+    try:
+        turned = Image.Image.getexif(image).get(0x0112, 1) in (5, 6, 7, 8)  # PNG's own getexif decodes the picture
+    except Exception:  # as in `_orientation`
+        turned = False
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
 def source_name(source: ImageSource) -> str:
     """What messages call the picture: its path, or what kind of thing it is."""
     return str(source) if isinstance(source, (str, Path)) else f"<{type(source).__name__}>"

@@ -187,7 +187,7 @@ def steered(unet: Any, net: Any, image: torch.Tensor | None, pictures: int) -> I
     """While it is open, the UNet hears the ControlNet; afterwards it is as it was.
 
     Args:
-        net: a ControlNetModel for this UNet; not used where there is no image.
+        net: a ControlNetModel for this UNet, of any type of numbers; not used where there is no image.
         image: (B, 3, H, W) in [0, 1] for B prompts, or one for all; None changes nothing.
         pictures: that are painted at once, a multiple of B; with guidance the UNet sees each twice.
     """
@@ -199,11 +199,20 @@ def steered(unet: Any, net: Any, image: torch.Tensor | None, pictures: int) -> I
     def listen(_unet: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         sample, t = given[:2]
         told = named["encoder_hidden_states"] if len(given) < 3 else given[2]
-        place = rows.to(sample).repeat(len(sample) // pictures, 1, 1, 1)
+        dtype, added = net.dtype, named.get("added_cond_kwargs") or {}
+        place = rows.to(sample.device, dtype).repeat(len(sample) // pictures, 1, 1, 1)
         down, middle = net(
-            sample, t, told, controlnet_cond=place, added_cond_kwargs=named.get("added_cond_kwargs"), return_dict=False
+            sample.to(dtype),
+            t,
+            told.to(dtype),
+            controlnet_cond=place,
+            added_cond_kwargs={k: v.to(dtype) for k, v in added.items()},
+            return_dict=False,
         )
-        said = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        said = {
+            "down_block_additional_residuals": [d.to(sample.dtype) for d in down],
+            "mid_block_additional_residual": middle.to(sample.dtype),
+        }
         return given, {**named, **said}
 
     handle = unet.register_forward_pre_hook(listen, with_kwargs=True)

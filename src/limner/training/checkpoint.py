@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.state_dict import (
 from limner.errors import CorruptData, StorageError
 from limner.training.ema import Ema
 from limner.training.shard import local
+from limner.types import write_atomic
 
 FORMAT = 1
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
@@ -123,6 +124,22 @@ class Checkpoints:
             (folder / "state.json").write_text(text, encoding="utf-8")
         for old in self.steps()[: -self.keep]:
             discard(self.path(old))
+
+    def note(self, step: int, metrics: dict[str, float]) -> None:
+        """Puts metrics that were measured after a checkpoint was written into its state.
+
+        Raises:
+            StorageError: no space; the checkpoint is as it was.
+        """
+        path = self.path(step) / "state.json"
+        state = json.loads(path.read_text(encoding="utf-8"))
+        write_atomic(path, json.dumps({**state, "metrics": metrics}, indent=1).encode())
+
+    def discard_after(self, step: int) -> None:
+        """Removes the checkpoints of later steps, the last one first."""
+        for later in reversed(self.steps()):
+            if later > step:
+                discard(self.path(later))
 
     def load(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None) -> dict[str, Any]:
         """Puts a checkpoint into model, optimizer and average; returns the state that was saved with it.

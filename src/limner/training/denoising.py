@@ -46,7 +46,14 @@ def latent_table(vae: Any, pictures: Table, device: torch.device, report: Report
 
     encoder = copy.copy(vae)  # the decoder does not matter: another one finds the same latents
     encoder._modules = {k: v for k, v in vae._modules.items() if k not in DECODING}
-    return feature_table("latents", pictures, encoder, {"latents": Column("f2", tuple(shape))}, compute, report)
+    columns = {"latents": Column("f2", tuple(shape))}
+    return feature_table("latents", pictures, encoder, columns, compute, report, _scaling(vae))
+
+
+def _scaling(vae: Any) -> dict[str, float]:
+    """What besides its weights decides the latents of an autoencoder; nothing where they are left as they are."""
+    scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0
+    return {} if (scale, shift) == (1, 0) else {"scaling_factor": scale, "shift_factor": shift}
 
 
 def noisy_latents(

@@ -21,9 +21,10 @@ from limner.encoders.m2id import M2IDConfig, M2IDEncoder, word_norm
 from limner.encoders.pseudo_words import PLACEHOLDER, Layout
 from limner.encoders.scales import Backbone, ClipVisionConfig, quarters
 from limner.errors import ConfigError, PromptError
-from limner.pipelines.dreamidentity import DreamIdentityPipeline
+from limner.pipelines.dreamidentity import DreamIdentityPipeline, assemble
+from limner.training.denoising import write_out_attention
 from limner.training.dice import Dice
-from limner.training.dreamidentity_data import FaceMix, PromptTable, face_weights
+from limner.training.dreamidentity_data import FaceMix, PromptTable
 from limner.training.frozen_base import SHEET_FACES, FrozenBaseSettings, FrozenBaseTask, people_sheet
 from limner.training.parts import backbone_of
 from limner.training.task import Losses, Report
@@ -109,6 +110,7 @@ class DreamIdentityTask(FrozenBaseTask[DreamIdentitySettings]):
         super().__init__(settings)
         self.towers = self.open_towers()
         self.open_base(settings.dtype)
+        write_out_attention(self.unet)
         self.m2id = settings.encoder.build(backbone_of(Path(settings.recogniser)), self.towers.widths)
         for name, value in self.m2id.backbone.named_parameters():
             value.requires_grad_(settings.tune_backbone and not name.endswith("mask_token"))
@@ -171,6 +173,11 @@ class DreamIdentityTask(FrozenBaseTask[DreamIdentitySettings]):
         ]
         return people_sheet(self.pipeline, list(to_images(batch["face"])), people)
 
+    def export(self, folder: Path) -> None:
+        """The whole pipeline, with the base as it is on disk, not as `base_dtype` rounds it."""
+        facts = {k: self.pipeline.config[k] for k in ("default_steps", "default_guidance", "world")}
+        assemble(self.settings.base, self.m2id, **facts).save_pretrained(folder)
+
     # --- parts ----------------------------------------------------------------------------------------------------
 
     def _prompts(self, prompts: list[str]) -> PromptTable:
@@ -204,9 +211,4 @@ class DreamIdentityTask(FrozenBaseTask[DreamIdentitySettings]):
         said = self.towers(layouts, {PLACEHOLDER: words})
         tokens, added = said.tokens.to(noisy.dtype), self.added(batch, said.pooled)
         prediction = self.unet(noisy, t, tokens, added_cond_kwargs=added).sample
-        error = (prediction.float() - self.schedule.target(latents, noise, t)).square()
-        if self.settings.outside == 1:
-            return error.flatten(1).mean(1)
-        size = self.settings.data.size
-        weights = face_weights(batch["landmarks"], size, latents.shape[-1], self.settings.outside)
-        return (error * weights).flatten(1).mean(1) / weights.flatten(1).mean(1)
+        return self.error(batch, prediction, latents, noise, t, self.settings.outside)

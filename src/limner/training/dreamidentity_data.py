@@ -14,9 +14,6 @@ from limner.data.tables import captions_of
 from limner.encoders.pseudo_words import PLACEHOLDER, Layout
 from limner.errors import ConfigError
 
-FACE_RADIUS = 2.0
-"""Of the circle that `face_weights` takes for the face, in distances from the eyes' middle to the mouth's."""
-
 
 class PromptTable:
     """P prompts laid out for every tower, as arrays: which token, and which of the person's words (-1: none).
@@ -140,22 +137,6 @@ class FaceMix(Source):
         number = {sentence: i for i, sentence in enumerate(distinct)}
         self.prompt_of = np.array([number.get(s, 0) for s in sentences])
         self.prompts = lay_out(distinct)
-
-
-def face_weights(landmarks: torch.Tensor, size: int, places: int, outside: float) -> torch.Tensor:
-    """Weight of every latent place: 1 within a circle around the face, `outside` elsewhere: (B, 1, places, places).
-
-    Args:
-        landmarks: (B, 5, 2) in pixels of the picture; rows that are not known (NaN) weigh 1 everywhere.
-        size: side of the picture in pixels.
-    """
-    marks = landmarks.float() * (places / size)
-    centre = marks.mean(1)
-    radius = FACE_RADIUS * (marks[:, :2].mean(1) - marks[:, 3:].mean(1)).norm(dim=-1)
-    at = torch.arange(places, device=marks.device) + 0.5
-    distance = (at[None, None, :] - centre[:, 0, None, None]) ** 2 + (at[None, :, None] - centre[:, 1, None, None]) ** 2
-    far = distance > radius[:, None, None] ** 2  # comparisons with NaN are false
-    return torch.where(far, outside, 1.0)[:, None]
 
 
 def _demand_landmarks(table: Table, rows: np.ndarray, what: str) -> None:

@@ -45,12 +45,13 @@ def estimate(recipe: Recipe, build: Callable[[], Task[Any]], processes: int = 1)
     for module in task.frozen():
         module.to(device).eval().requires_grad_(False)
     task.model.to(device).train()
+    autocast(task, recipe)
     rows = max(1, loop.batch_size // loop.accumulation // processes)
     batch = {k: v.to(device) for k, v in task.example(rows).items()}
     trained = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for m in (task.model, *task.frozen()) for p in m.parameters() if not p.requires_grad)
     copies = 2 + MOMENTS[loop.optimizer] + (1 if loop.ema and not loop.ema_on_cpu else 0)
-    kept = activations(task, batch, recipe)
+    kept = activations(task, batch)
     seconds = _seconds(task, batch, recipe)
     images = loop.steps * loop.batch_size
     rate = rows / seconds
@@ -73,7 +74,18 @@ def estimate(recipe: Recipe, build: Callable[[], Task[Any]], processes: int = 1)
     }
 
 
-def activations(task: Task[Any], batch: Batch, recipe: Recipe) -> int:
+def autocast(task: Task[Any], recipe: Recipe) -> None:
+    """Has the task's model compute in the recipe's precision, as accelerate has it in a training: its forward pass, and
+    nothing else of the loss; what it returns is float32."""
+    from accelerate.utils import convert_outputs_to_fp32
+
+    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.loop.precision)
+    if precision is not None:
+        model: Any = task.model
+        model.forward = convert_outputs_to_fp32(torch.autocast(task.device.type, precision)(model.forward))
+
+
+def activations(task: Task[Any], batch: Batch) -> int:
     """Bytes that the forward pass keeps for the backward pass; each storage counted once, parameters left out."""
     known = {p.untyped_storage()._cdata for m in (task.model, *task.frozen()) for p in m.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
@@ -85,7 +97,7 @@ def activations(task: Task[Any], batch: Batch, recipe: Recipe) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        total = loss_of(task, batch, recipe)
+        total = loss_of(task, batch, task.model)
     del total
     return sum(storage.nbytes() for storage in kept.values())
 
@@ -99,7 +111,7 @@ def _seconds(task: Task[Any], batch: Batch, recipe: Recipe) -> float:
     best = float("inf")
     for _ in range(1 + TIMED_STEPS):
         began = time.perf_counter()
-        loss_of(task, batch, recipe, model).backward()
+        loss_of(task, batch, model).backward()
         nn.utils.clip_grad_norm_(task.model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -109,9 +121,7 @@ def _seconds(task: Task[Any], batch: Batch, recipe: Recipe) -> float:
     return best
 
 
-def loss_of(task: Task[Any], batch: Batch, recipe: Recipe, model: Any = None) -> torch.Tensor:
-    """The loss of a batch, in the recipe's precision; by `model` where another than the task's is to be called."""
-    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.loop.precision)
+def loss_of(task: Task[Any], batch: Batch, model: Any) -> torch.Tensor:
+    """The loss of a batch by the task's model, compiled or not."""
     dice = Dice(0, 0, range(len(next(iter(batch.values())))), task.device)
-    with torch.autocast(task.device.type, dtype=precision, enabled=precision is not None):
-        return task.loss(task.model if model is None else model, batch, dice).total
+    return task.loss(model, batch, dice).total

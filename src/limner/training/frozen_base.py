@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -17,11 +17,13 @@ from limner.config import Config
 from limner.data.cache import Table
 from limner.data.loader import Batch, Source
 from limner.data.tables import DataConfig, open_pictures, picture_table
+from limner.diffusion.loss import denoising_loss
 from limner.diffusion.schedule import NoiseSchedule
 from limner.encoders.word_towers import WordTowers
 from limner.pipelines.dreamidentity import zeros_for_empty
 from limner.training.denoising import DTYPES, latent_table, noisy_latents
 from limner.training.dice import Dice
+from limner.training.face_weights import place_weights
 from limner.training.metrics import mean_interval
 from limner.training.parts import base_of, towers_of
 from limner.training.sheets import contact_sheet
@@ -40,7 +42,10 @@ class FrozenBaseSettings(Config):
     Attributes:
         data, held_out: pictures.
         base: folder of SD 2.1-base, SDXL (diffusers' layout) or of a base that Limner trained.
-        base_dtype: in which the frozen base computes.
+        base_dtype: in which the frozen base computes. `loop.precision` does not reach it where it stands outside of
+            the model that is trained, as in the tasks `dreamidentity` and `gaze`.
+        shift: which noise is drawn how often, see `NoiseSchedule`; all else of the schedule is the base's.
+        face_weight, eye_weight: how much more an error counts in the face and at the eyes, where landmarks are known.
         checkpointing: trades time for memory.
         validation: held-out pictures whose loss is measured.
         guidance, steps: of the sample sheets; an exported pipeline recommends them.
@@ -50,6 +55,9 @@ class FrozenBaseSettings(Config):
     held_out: DataConfig
     base: str
     base_dtype: str = "float32"
+    shift: float = 1.0
+    face_weight: float = 0.0
+    eye_weight: float = 0.0
     checkpointing: bool = False
     validation: int = 256
     guidance: float = 3.0
@@ -62,6 +70,9 @@ class FrozenBaseSettings(Config):
 
     def validate(self) -> None:
         self.check(self.base_dtype in DTYPES, "base_dtype", ", ".join(DTYPES))
+        self.check(0.01 <= self.shift <= 100, "shift", "0.01 to 100")
+        for name in ("face_weight", "eye_weight"):
+            self.check(getattr(self, name) >= 0, name, "0 or more")
         self.check(self.validation >= 1, "validation", "1 or more")
         self.check(self.steps >= 1, "steps", "1 or more")
         self.check(self.data.size == self.held_out.size, "data", "one size for data and held_out")
@@ -101,7 +112,7 @@ class FrozenBaseTask(Task[C]):
         self.unet: Any = nn.Module.to(unet, dtype).requires_grad_(False)
         if self.settings.checkpointing:
             self.unet.enable_gradient_checkpointing()
-        self.schedule = NoiseSchedule.of(self.scheduler.config)
+        self.schedule = replace(NoiseSchedule.of(self.scheduler.config), shift=self.settings.shift)
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     def assemble(self, kind: Any, encoder: Any) -> None:
@@ -139,6 +150,7 @@ class FrozenBaseTask(Task[C]):
         return {
             "latents": torch.zeros(rows, channels, places, places, dtype=torch.float16),
             "time": torch.tensor([[size, size, 0, 0, size, size]] * rows, dtype=torch.int32),
+            "landmarks": torch.full((rows, 5, 2), torch.nan),
         }
 
     def tokens(self) -> int:
@@ -180,6 +192,26 @@ class FrozenBaseTask(Task[C]):
         """See `noisy_latents`; what is noisy has the UNet's type."""
         latents, noise, t, noisy = noisy_latents(self.schedule, batch, dice)
         return latents, noise, t, noisy.to(self.unet.dtype)
+
+    def error(
+        self,
+        batch: Batch,
+        prediction: torch.Tensor,
+        latents: torch.Tensor,
+        noise: torch.Tensor,
+        t: torch.Tensor,
+        outside: float = 1.0,
+    ) -> torch.Tensor:
+        """The denoising loss of every row (B,), which counts as the settings say in the face and at the eyes.
+
+        Args:
+            outside: see `place_weights`.
+        """
+        face, eyes = self.settings.face_weight, self.settings.eye_weight
+        places = None
+        if face or eyes or outside != 1:
+            places = place_weights(batch["landmarks"], latents.shape[2:], self.factor, face, eyes, outside)
+        return denoising_loss(self.schedule, prediction, latents, noise, t, places=places)
 
     def added(self, batch: Batch, pooled: torch.Tensor | None, dtype: torch.dtype | None = None) -> dict[str, Any]:
         """SDXL's conditions besides the tokens, in the UNet's type or in `dtype`; empty for a UNet without them."""

@@ -19,10 +19,15 @@ from limner.training.denoising import Conditioner
 
 
 class TowersConditioner(Conditioner):
-    """The text towers of any base; a person called S* is "person"."""
+    """The text towers of any base; a person called S* is "person".
 
-    def __init__(self, towers: WordTowers) -> None:
-        self.towers = towers
+    Args:
+        towers: of the base.
+        zero_empty: the base paints with zeros where nothing is said, not with the embeddings of an empty prompt.
+    """
+
+    def __init__(self, towers: WordTowers, zero_empty: bool = False) -> None:
+        self.towers, self.zero_empty = towers, zero_empty
         self.context, self.width, self.pooled = towers.context, towers.width, towers.pooled
         self.modules = [towers]
 
@@ -46,7 +51,8 @@ class TowersConditioner(Conditioner):
         return self._encode(chosen)
 
     def _encode_null(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._encode([torch.from_numpy(ids).to(device) for ids in self._ids([""])])
+        embeds, pooled = self._encode([torch.from_numpy(ids).to(device) for ids in self._ids([""])])
+        return (torch.zeros_like(embeds), torch.zeros_like(pooled)) if self.zero_empty else (embeds, pooled)
 
     def export(self, folder: Path) -> dict[str, Any]:
         return {"words": self.towers}
@@ -84,6 +90,7 @@ class GazeRows(Source):
 
     def batch(self, rows: np.ndarray, step: int) -> Batch:
         own = self.rows[rows]
-        found = {"latents": self.latents["latents"][own], "time": self.pictures["time"][own], "eyes": self.eyes[own]}
+        found = {"latents": self.latents["latents"][own], "eyes": self.eyes[own]}
+        found |= {name: self.pictures[name][own] for name in ("time", "landmarks")}
         found |= self.conditioner.columns(self.prepared, own, step)
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in found.items()}

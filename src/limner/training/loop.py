@@ -20,6 +20,7 @@ from limner.errors import ConfigError, OutputConflict, TrainingDiverged
 from limner.training.checkpoint import Checkpoints, whole_folder, whole_weights
 from limner.training.compiling import compiled
 from limner.training.dice import Dice, seed_everything
+from limner.training.distributed import gather_labels
 from limner.training.ema import Ema
 from limner.training.folder import claim_folder, locked
 from limner.training.optimizer import build_optimizer
@@ -106,13 +107,14 @@ class Trainer:
 
         Args:
             minutes: wall-clock limit, from now; a checkpoint is written before leaving.
-            resume: step of an earlier checkpoint to go back to; None takes the last.
+            resume: step of an earlier checkpoint to go back to, for good: later ones go once it is loaded; None takes
+                the last.
 
         Raises:
             TrainingDiverged: the loss is not finite; nothing was saved after it.
             StorageError: the disk is full; earlier checkpoints are intact.
             CorruptData: the checkpoint is damaged.
-            ConfigError: no checkpoint of that step.
+            ConfigError: no checkpoint of that step, or processes that see different checkpoints.
             OutputConflict: another process trains in this folder.
         """
         stop = Stop(minutes)
@@ -143,7 +145,9 @@ class Trainer:
         with self.accelerator.main_process_first():
             self.task.prepare(counting if self.main else silent)
         start = self._set_up(resume)
-        if start == self.loop.steps and is_finished(self.out):
+        if self.main:
+            self.checkpoints.discard_after(start)
+        if start == self.loop.steps and is_finished(self.out, start):
             return Outcome(start, True, "", self.metrics, self.out)
         reporter = Reporter(self.out, start, self.loop.steps, self.loop.batch_size, quiet=not self.main)
         with stop, reporter as self.reporter:
@@ -151,9 +155,9 @@ class Trainer:
                 self.reporter.line(f"resumed from step {start}")
             step, reason = self._steps(start, stop)
             with reporter.pause():
+                self._save(step)
                 if step == self.loop.steps:
                     self._validate(step)
-                self._save(step)
             if step == self.loop.steps:
                 self._finish(step)
             elif self.main:
@@ -179,20 +183,31 @@ class Trainer:
         self.quick = compiled(self.model) if self.run_config.compile else self.model
         self.ema = Ema(task.model, loop.ema, "cpu" if loop.ema_on_cpu else None) if loop.ema else None
         self.saved = -1
-        steps = self.checkpoints.steps()
-        if resume is not None and resume not in steps:
-            raise ConfigError(
-                f"There is no checkpoint of step {resume} in {self.checkpoints.folder}.",
-                f"There are: {', '.join(map(str, steps)) or 'none'}.",
-            )
-        if not steps:
+        start = self._start(resume)
+        if not start:
             return 0
-        start = steps[-1] if resume is None else resume
         state = self.checkpoints.load(start, task.model, self.optimizer.optimizer, self.ema)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.metrics, self.saved = state["metrics"], start
         return start
+
+    def _start(self, resume: int | None) -> int:
+        """The step of the checkpoint to load, on which all processes agree; 0 where there is none."""
+        steps = self.checkpoints.steps()
+        found = max(steps, default=0) if resume is None else resume if resume in steps else -1
+        everywhere = gather_labels(torch.tensor([found], device=self.accelerator.device)).unique().tolist()
+        if len(everywhere) > 1:
+            raise ConfigError(
+                f"The processes do not see the same checkpoints in {self.checkpoints.folder}.",
+                "Give all machines one shared folder with --out, or copy the checkpoints to each.",
+            )
+        if found < 0:
+            raise ConfigError(
+                f"There is no checkpoint of step {resume} in {self.checkpoints.folder}.",
+                f"There are: {', '.join(map(str, steps)) or 'none'}.",
+            )
+        return found
 
     def _steps(self, start: int, stop: Stop) -> tuple[int, str]:
         """Steps until the end or a reason to stop; returns the steps done and that reason."""
@@ -255,12 +270,12 @@ class Trainer:
 
     def _intervals(self, done: int) -> None:
         run = self.run_config
+        if _due(done, run.checkpoint_every):
+            self._save(done)
         if _due(done, run.validate_every):
             self._validate(done)
         if _due(done, run.sheet_every):
             self._sheet(done)
-        if _due(done, run.checkpoint_every):
-            self._save(done)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -276,6 +291,8 @@ class Trainer:
             self.metrics = self.task.validate()
         self.model.train()
         self.reporter.scalars(done, self.metrics, prefix="validation")
+        if self.main and self.saved == done:
+            self.checkpoints.note(done, self.metrics)
 
     @torch.no_grad()
     def _sheet(self, done: int) -> None:

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from limner.errors import ConfigError
-from limner.training.estimate import FLOAT, MOMENTS, activations, loss_of
+from limner.training.estimate import FLOAT, MOMENTS, activations, autocast, loss_of
 from limner.training.parts import sizes_only
 from limner.training.recipe import Recipe
 from limner.training.task import Task
@@ -71,11 +71,12 @@ def plan(
         for module in task.frozen():
             module.eval().requires_grad_(False)
         task.model.train()
+        autocast(task, recipe)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
-            kept = activations(task, batch, recipe)
+            kept = activations(task, batch)
             with FlopCounterMode(display=False) as forward:
-                loss_of(task, batch, recipe)
+                loss_of(task, batch, task.model)
     trained = _values(p for p in task.model.parameters() if p.requires_grad)
     modules = (task.model, *task.frozen(), *task.beside())
     frozen = _values(p for m in modules for p in m.parameters() if not p.requires_grad)

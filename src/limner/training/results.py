@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "accelerate", "diffusers", "transformers", "numpy")
 
 
-def is_finished(out: Path) -> bool:
-    """Whether the training in this folder has been carried to its end and its weights are there."""
+def is_finished(out: Path, steps: int) -> bool:
+    """Whether the training in this folder has been carried to its end, after `steps`, and its weights are there."""
     try:
-        done = json.loads((out / "results.json").read_text(encoding="utf-8"))["finished"]
-    except (OSError, ValueError, KeyError):
+        results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+        done = bool(results["finished"]) and results["step"] == steps
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    return bool(done) and (out / "weights").is_dir()
+    return done and (out / "weights").is_dir()
 
 
 def write_results(trainer: Trainer, step: int, stopped: str) -> None:

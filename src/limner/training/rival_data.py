@@ -68,6 +68,7 @@ class RivalRows(Source):
         found: dict[str, Any] = {
             "latents": self.latents["latents"][own],
             "time": self.pictures["time"][own],
+            "landmarks": self.pictures["landmarks"][own],
             **{k: self.faces[k][faces] for k in self.faces.columns},
             **self._said(rows, own, step),
         }
@@ -117,4 +118,8 @@ def rival_features(encoder: RivalEncoder, pictures: Table, kind: str, device: to
         marks = torch.from_numpy(pictures["landmarks"][rows]).to(device)
         return compute_faces(align_faces(images, marks, size).clamp(0, 1))
 
-    return feature_table("rival-faces", pictures, module, columns, compute, report, {"kind": kind})
+    # How CLIP normalises pictures, and which layers words are made of, is not in the weights.
+    spec: dict[str, Any] = {"kind": kind, "backbone": backbone.config.to_dict()}
+    if kind != "identity":
+        spec["layers"] = list(words.config.read)
+    return feature_table("rival-faces", pictures, module, columns, compute, report, spec)

@@ -13,7 +13,6 @@ from torch import nn
 
 from limner.data.loader import Batch
 from limner.diffusion.adapter import KINDS, adapter_modules, install, new_adapter
-from limner.diffusion.loss import denoising_loss
 from limner.encoders.rivals import RivalEncoder, patch_width
 from limner.pipelines.rivals import ElitePipeline, IPAdapterPipeline
 from limner.training.dice import Dice
@@ -91,7 +90,7 @@ class AdapterTask(RivalTask[AdapterSettings]):
         face = batch["face"].float() * ~no_face.view(-1, *[1] * (batch["face"].ndim - 1))
         added = {"image_embeds": [face[:, None].to(self.unet.dtype)], **self.added(batch, pooled)}
         prediction = model(noisy, t, tokens.to(self.unet.dtype), added).sample
-        return denoising_loss(self.schedule, prediction, latents, noise, t)
+        return self.error(batch, prediction, latents, noise, t)
 
 
 class AdaptedUNet(BesideUNet):

@@ -114,7 +114,7 @@ class DetectorTask(Task[DetectorSettings]):
         places = (places * ~unclear).sum((1, 2)).mean()
         distance = (found - landmarks[:, None, None]).norm(dim=-1).mean(-1) / _width(landmarks)[:, None, None]
         taught = (own | unclear).float()
-        points = (distance * taught).sum() / taught.sum().clamp(min=1)
+        points = ((distance * taught).sum((1, 2)) / taught.sum((1, 2)).clamp(min=1)).mean()
         total = places + self.settings.landmark_weight * points
         return Losses(total, {"places": places.detach(), "landmarks": points.detach()})
 

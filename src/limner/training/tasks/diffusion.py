@@ -11,7 +11,6 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch import nn
-from torch.nn import functional as F
 
 from limner.config import Config
 from limner.data.buckets import bucket_of
@@ -32,7 +31,7 @@ from limner.training.denoising import (
     write_out_attention,
 )
 from limner.training.dice import Dice
-from limner.training.face_weights import face_weights
+from limner.training.face_weights import place_weights
 from limner.training.metrics import mean_interval
 from limner.training.parts import autoencoder_of, unet_of
 from limner.training.sheets import contact_sheet
@@ -228,11 +227,8 @@ class DiffusionTask(Task[DiffusionSettings]):
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         added = {"text_embeds": pooled, "time_ids": batch["time"].float()}
         prediction = model(noisy, t, embeds, added_cond_kwargs=added).sample
-        shape = torch.Size(8 * side for side in latents.shape[2:])
-        pixels = face_weights(batch["landmarks"], shape, settings.face_weight, settings.eye_weight)
-        return denoising_loss(
-            settings.schedule, prediction, latents, noise, t, settings.min_snr, F.avg_pool2d(pixels, 8)
-        )
+        places = place_weights(batch["landmarks"], latents.shape[2:], 8, settings.face_weight, settings.eye_weight)
+        return denoising_loss(settings.schedule, prediction, latents, noise, t, settings.min_snr, places)
 
     def sheet(self) -> Image.Image:
         """Held-out pictures above what the model paints for their conditioning."""

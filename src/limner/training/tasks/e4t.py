@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from limner.data.loader import Batch
-from limner.diffusion.loss import denoising_loss
 from limner.diffusion.offsets import call_with, new_offsets, offset_changes
 from limner.encoders.m2id import WordHead
 from limner.encoders.rivals import RivalEncoder
@@ -120,7 +119,7 @@ class E4TTask(RivalTask[E4TSettings]):
             return self.say(batch, near_person(neutral, words))
 
         prediction, words = model(scales, say, noisy, t, lambda pooled: self.added(batch, pooled), nobody)
-        return denoising_loss(self.schedule, prediction, latents, noise, t), words
+        return self.error(batch, prediction, latents, noise, t), words
 
 
 class EncoderAndOffsets(BesideUNet):

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from limner.data.loader import Batch
-from limner.diffusion.loss import denoising_loss
+from limner.pipelines.dreamidentity import zeros_for_empty
 from limner.pipelines.faceclip import FaceCLIPPipeline
 from limner.pipelines.gaze import gaze_images, stages
 from limner.pipelines.text import TextPipeline
@@ -62,11 +62,12 @@ class GazeTask(FrozenBaseTask[GazeSettings]):
 
     def __init__(self, settings: GazeSettings) -> None:
         super().__init__(settings)
-        self.conditioner: Conditioner = (
-            FaceCLIPConditioner(Path(settings.encoder), settings.faceless)
-            if settings.encoder
-            else TowersConditioner(self.open_towers())
-        )
+        self.conditioner: Conditioner
+        if settings.encoder:
+            self.conditioner = FaceCLIPConditioner(Path(settings.encoder), settings.faceless)
+        else:
+            towers = self.open_towers()
+            self.conditioner = TowersConditioner(towers, zeros_for_empty(Path(settings.base), towers))
         self.open_base(torch.float32)
         self.net: Any = ControlNetModel.from_unet(self.unet, conditioning_embedding_out_channels=stages(self.factor))
         nn.Module.to(self.unet, settings.dtype)  # after the exact copy
@@ -84,6 +85,7 @@ class GazeTask(FrozenBaseTask[GazeSettings]):
             pictures, latents = self.tables(config, report)
             prepared = self.conditioner.prepare([pictures], self.device, report)[0]
             self.sources.append(GazeRows(pictures, latents, self.conditioner, prepared))
+        nn.Module.to(self.vae, self.settings.dtype)
 
     def example(self, rows: int) -> Batch:
         eyes = torch.tensor([[0.4, 0.4], [0.6, 0.4]]).expand(rows, 2, 2)
@@ -108,7 +110,7 @@ class GazeTask(FrozenBaseTask[GazeSettings]):
             steering["mid_block_additional_residual"] = middle.to(dtype)
         added = self.added(batch, pooled)
         prediction = self.unet(noisy.to(dtype), t, embeds.to(dtype), added_cond_kwargs=added, **steering).sample
-        return denoising_loss(self.schedule, prediction, latents, noise, t)
+        return self.error(batch, prediction, latents, noise, t)
 
     def sheet(self) -> Image.Image:
         """Places of the eyes, the held-out pictures that they are from, and what is painted for them."""

@@ -15,7 +15,6 @@ from limner.data.edit_pairs import WorldEdits
 from limner.data.loader import Batch, Source
 from limner.data.partners import Partners
 from limner.data.tables import captions_of, demand, open_pictures, picture_table
-from limner.diffusion.loss import denoising_loss
 from limner.encoders.rivals import RivalEncoder
 from limner.errors import ConfigError
 from limner.pipelines.instruct import InstructPix2PixPipeline
@@ -76,7 +75,7 @@ class InstructPix2PixTask(RivalTask[InstructPix2PixSettings]):
         photo = batch["photo"].to(noisy) * ~no_photo[:, None, None, None]
         both = torch.cat([noisy, photo], 1).contiguous(memory_format=torch.channels_last)
         prediction = model(both, t, tokens, added_cond_kwargs=self.added(batch, pooled)).sample
-        return denoising_loss(self.schedule, prediction, latents, noise, t)
+        return self.error(batch, prediction, latents, noise, t)
 
 
 class EditRows(Source):
@@ -117,6 +116,7 @@ class EditRows(Source):
             "latents": self.latents["latents"][own],
             "photo": self.latents["latents"][photos],
             "time": self.pictures["time"][own],
+            "landmarks": self.pictures["landmarks"][own],
             **self.prompts.batch(self.prompt_of[own]),
         }
         return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in found.items()}

@@ -46,6 +46,10 @@ from limner.training.towers import load_image_tower
 
 CENTRE_LENGTH = 0.05
 """Of a centre in the beginning."""
+MOST_HELD_OUT = 4096
+"""Pictures that are compared in a validation, each with each; those of the first people are taken."""
+VALIDATION_ROWS = 64
+"""Pictures that the encoder sees at once in a validation."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class RecogniserSettings(Config):
         pairs_weight: of the second loss, which contrasts each picture with another one of the same person among the
             people of the batch (Sohn, N-pair loss, NeurIPS 2016); 0 leaves it out.
         pairs_scale: of its cosines.
-        views: held-out pictures per person used for validation.
+        views: held-out pictures per person used for validation, `MOST_HELD_OUT` in all.
         persons: people in `data`; 0 takes as many as there are.
     """
 
@@ -140,6 +144,13 @@ class RecogniserTask(Task[RecogniserSettings]):
         for table in (self.table, self.held_out):
             demand(table, landmarks=True, persons=True)
         self.rows = self._eligible(self.table)
+        _, views = np.unique(self.held_out["identity"][self._held_out_rows()], return_counts=True)
+        if len(views) < 2 or views.max() < 2:
+            raise ConfigError(
+                "The held-out pictures cannot show whether people are told apart: several people are needed, one of "
+                "them in two pictures" + (" that can be references." if self.settings.references else "."),
+                "See docs/training.md.",
+            )
 
     def source(self) -> Source:
         return _Pairs(self.table, self.rows)
@@ -177,7 +188,8 @@ class RecogniserTask(Task[RecogniserSettings]):
 
     def validate(self) -> dict[str, float]:
         rows = self._held_out_rows()
-        features = [self.face(self._crops(part)).class_token.float().cpu() for part in np.array_split(rows, 16)]
+        parts = np.array_split(rows, -(-len(rows) // VALIDATION_ROWS))
+        features = [self.face(self._crops(part)).class_token.float().cpu() for part in parts]
         return verification(torch.cat(features).numpy(), self.held_out["identity"][rows])
 
     def sheet(self) -> Image.Image:
@@ -193,7 +205,8 @@ class RecogniserTask(Task[RecogniserSettings]):
     def _held_out_rows(self) -> np.ndarray:
         rows = self._eligible(self.held_out)
         identities = self.held_out["identity"][rows]
-        return np.concatenate([rows[identities == p][: self.settings.views] for p in np.unique(identities)])
+        found = [rows[identities == p][: self.settings.views] for p in np.unique(identities)]
+        return np.concatenate(found or [rows])[:MOST_HELD_OUT]
 
     def _eligible(self, table: Table) -> np.ndarray:
         return np.flatnonzero(table["reference"]) if self.settings.references else np.arange(len(table))
@@ -278,13 +291,20 @@ class ArcFace(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits (B, persons) with the margin at each row's own person, the cosines without it, and the features."""
         features = self.face(faces).class_token.float()
-        cosine = (features @ F.normalize(self.centres.float(), dim=1).T).clamp(-1, 1)
         if self.training:
             self.seen += len(faces) * processes()
         margin *= min(1.0, int(self.seen) / max(1, warmup))
+        with torch.autocast(features.device.type, enabled=False):  # half precision would round the margin away
+            return *self._logits(features, persons, margin), features
+
+    def _logits(
+        self, features: torch.Tensor, persons: torch.Tensor, margin: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (B, persons) with the margin, and the cosines without it."""
+        cosine = (features @ F.normalize(self.centres.float(), dim=1).T).clamp(-1, 1)
         own = cosine.gather(1, persons[:, None])
         sine = (1 - own.square()).clamp(min=1e-9).sqrt()
         turned = own * math.cos(margin) - sine * math.sin(margin)
         # Beyond pi - m the cosine would rise again; there the margin is taken linearly, as in the reference code.
         turned = torch.where(own > math.cos(math.pi - margin), turned, own - math.sin(math.pi - margin) * margin)
-        return self.scale * cosine.scatter(1, persons[:, None], turned), cosine.detach(), features
+        return self.scale * cosine.scatter(1, persons[:, None], turned), cosine.detach()
