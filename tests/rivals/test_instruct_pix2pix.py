@@ -190,5 +190,8 @@ def test_what_cannot_be_used(pipe: Any, parts: Path) -> None:
     person = pipe.method.enroll([photo_of(0)])
     with pytest.raises(ConfigError, match="cannot paint several people"):
         pipe(PROMPT, identity=group([person, person], [(0, 0, 0.5, 1), (0.5, 0, 1, 1)]))
+    with pytest.raises(ConfigError, match=r"8 × 8 latents.*16 × 8"):
+        paint(pipe, person, width=64)
+    assert paint(pipe, None, width=64).shape == (1, 32, 64, 3)
     with pytest.raises(ConfigError, match="float32: all of it is trained"):
         InstructPix2PixSettings.from_dict(settings(parts, base_dtype="bfloat16"))

@@ -307,7 +307,12 @@ def weight_digests(folder: Path) -> dict[str, str]:
     """sha256 by component over its safetensors files, in order of name.
 
     A file in the Hugging Face cache is a link to a blob named by its sha256; that name is believed, not recomputed.
+
+    Raises:
+        WeightsUnavailable: no such folder.
     """
+    if not folder.is_dir():
+        raise WeightsUnavailable(f"{folder} is no folder with weights.", "Check the path.")
     digests = {}
     for component in sorted(p for p in folder.iterdir() if p.is_dir()):
         files = sorted(component.rglob("*.safetensors"))
