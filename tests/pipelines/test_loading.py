@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save_file
 from tiny_model import noise_face, tiny_pipeline
 
 from limner import provenance
+from limner.data.cache import cache_root
 from limner.errors import ConfigError, CorruptData, LicenseNotAccepted, WeightsMismatch, WeightsUnavailable
 from limner.pipelines import sdxl
 from limner.pipelines.again import compare, repaint
 from limner.pipelines.catalogue import FULL
+from limner.pipelines.folders import model_folder
 from limner.pipelines.loading import Model, load_model, spec_folder, weight_digests
 from limner.pipelines.paint import Dials, default_dials, paint
 from limner.registry import ModelSpec, file_sha256
@@ -94,6 +96,14 @@ def test_damaged_models_are_refused(folder: Path, damage: str) -> None:
     DAMAGE[damage](folder)
     with pytest.raises((CorruptData, WeightsMismatch, WeightsUnavailable)):
         load_model(str(folder), device="cpu")
+
+
+def test_converted_models_lie_with_the_other_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    for value, root in (("~/here", Path.home() / "here"), ("", Path.home() / ".cache" / "limner")):
+        monkeypatch.setenv("LIMNER_CACHE", value)
+        assert model_folder(FULL) == root / "models" / "faceclip-sdxl"
+        assert cache_root() == root
 
 
 def test_what_is_not_there_or_not_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
