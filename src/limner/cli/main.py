@@ -89,7 +89,7 @@ def _out_of_memory(error: RuntimeError) -> OutOfMemory | None:
     if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
         return None
     return OutOfMemory(
-        f"The device has too little memory for this ({str(error).splitlines()[0]}).",
+        f"The device has too little memory for this ({str(error).partition(chr(10))[0]}).",
         "Where the command has them: --batch 1, a smaller --size, or another --memory (`limner doctor` says which).",
     )
 

@@ -60,7 +60,7 @@ def open_model_for(method: str | None, name: str | None, place: Place, *, learns
     except (OSError, ValueError, AttributeError):
         kind = None  # loading says what is wrong with it
     # Methods that tune also take a model of DreamIdentity: its base is untouched.
-    fitting = {METHODS.get(method or "", kind), *([METHODS["dreamidentity"]] if method in TUNED else [])}
+    fitting = [METHODS.get(method or "", kind), *([METHODS["dreamidentity"]] if method in TUNED else [])]
     if kind in METHODS.values() and kind not in fitting:
         own = next(m for m, k in METHODS.items() if k == kind)
         raise ConfigError(f"The model {name} paints by {own}, not by {method}.", "Leave --method out, or change one.")
