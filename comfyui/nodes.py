@@ -62,7 +62,10 @@ class LimnerEnroll:
     """One or more photos of one person → their identity."""
 
     CATEGORY = "Limner"
-    DESCRIPTION = "Finds the person in the photos and keeps what the model needs of them: numbers, no picture."
+    DESCRIPTION = (
+        "Finds the person in the photos and keeps what the model needs of them: numbers, no picture (but of "
+        "instruct-pix2pix the photo)."
+    )
     FUNCTION = "enroll"
     RETURN_TYPES = (IDENTITY, "STRING")
     RETURN_NAMES = ("identity", "remarks")
@@ -230,6 +233,9 @@ class LimnerSave:
         from limner.provenance import write_portrait
 
         model, identity, painted = portraits
+        if embed_identity and model.pipe.method.keeps_photo:
+            log.warning("%s keeps the photo itself; it is left out of the files.", model.pipe.method.name)
+            embed_identity = False
         first = painted[0].image
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory(), first.width, first.height

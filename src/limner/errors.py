@@ -133,6 +133,12 @@ class StorageError(LimnerError):
     code = "storage"
 
 
+class OutOfMemory(LimnerError):
+    """The device has less memory than the work needs."""
+
+    code = "out_of_memory"
+
+
 class TrainingDiverged(LimnerError):
     """The loss or its gradient is no longer a finite number; the last good checkpoint is kept."""
 

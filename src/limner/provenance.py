@@ -4,8 +4,9 @@ Four text chunks, all before the pixels, all ordinary PNG:
 
 - `limner`: JSON with seed, prompts, model, weight hashes, every dial, versions and the sha256 of the pixels;
 - `limner.identity`: the identity's tensors (safetensors, base64), so that the picture can be painted again from the
-  file alone. They are not a photo and no photo can be read from them, but they are biometric: whoever has the file can
-  paint the same person. `write_portrait(..., identity=None)` leaves them out;
+  file alone. They are biometric: whoever has the file can paint the same person. They are not a photo and no photo can
+  be read from them, except those of instruct-pix2pix, which *are* the photo (`Method.keeps_photo`), and which
+  `limner generate` embeds only where that is asked for. `write_portrait(..., identity=None)` leaves them out;
 - `parameters`: the same dials as a line that people and common picture browsers read;
 - `XML:com.adobe.xmp`: the IPTC digital source type `trainedAlgorithmicMedia`, which is how pictures are declared
   AI-generated (IPTC Photo Metadata Standard 2023.1, "Digital Source Type").
@@ -167,6 +168,17 @@ def read_portrait(source: str | Path | BinaryIO) -> Portrait:
     return read_provenance(source).portrait
 
 
+def read_record(source: str | Path | BinaryIO) -> dict[str, Any] | None:
+    """What Limner wrote into a PNG, as it stands there, whatever its `kind` (portrait, sheet, render); None for any
+    other picture.
+
+    Raises:
+        UnreadableImage, ImageTooLarge: as `read_provenance`.
+        CorruptData: its Limner text is damaged.
+    """
+    return _record(_open(source)[1], source)
+
+
 def picture_world(source: str | Path | BinaryIO) -> str:
     """The synthetic world that a picture comes from (`sitters`), as a render or as painted by a model that knows only
     that world; empty for any other picture.
@@ -175,7 +187,7 @@ def picture_world(source: str | Path | BinaryIO) -> str:
         UnreadableImage, ImageTooLarge: as `read_provenance`.
     """
     try:
-        record = _record(_open(source)[1], source) or {}
+        record = read_record(source) or {}
     except CorruptData:
         return ""
     settings = record.get("settings")

@@ -80,7 +80,8 @@ class Face:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a method keeps of a person: enrol once, paint often. Holds no picture.
+    """What a method keeps of a person: enrol once, paint often. Holds no picture, except where the method
+    keeps the photo itself (`Method.keeps_photo`).
 
     Attributes:
         tensors: named tensors, meaning defined by the method.

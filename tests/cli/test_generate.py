@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from limner.cli.main import main
+from limner.errors import PromptError
+from limner.pipelines.faceclip import FaceCLIPPipeline
 from limner.provenance import IDENTITY_KEY, read_provenance
 from limner.types import Identity
 from limner.world.sheet import SheetConfig, sheet
@@ -55,6 +58,7 @@ class Studio:
         assert run(*arguments, "--json") == 2
         captured = self.capsys.readouterr()
         assert captured.out == ""
+        assert "━" not in captured.err  # no bar before the document
         return json.loads(captured.err.strip().splitlines()[-1])["error"]
 
 
@@ -142,8 +146,10 @@ def test_best_of_paints_more_and_keeps_few(studio: Studio) -> None:
 
 def test_prompts_from_a_file(studio: Studio, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("# ideas\na chef\n\n  a wizard in the snow  \n", encoding="utf-8")
-    report = studio.paint("--face", studio.face, "-p", "a man", "--prompts-file", tmp_path / "p.txt", "--seed", "0")
-    assert [p["prompt"] for p in report["pictures"]] == ["a man", "a chef", "a wizard in the snow"]
+    what = ("--face", studio.face, "-p", "# a man", "--prompts-file", tmp_path / "p.txt", "--seed", "0")
+    report = studio.paint(*what, "--guidance-rescale", "0.5", "--detector", "cascade")
+    assert [p["prompt"] for p in report["pictures"]] == ["# a man", "a chef", "a wizard in the snow"]
+    assert report["pictures"][0]["settings"]["guidance_rescale"] == 0.5
 
 
 def test_what_the_model_does_not_know_is_said(studio: Studio, faces: dict[str, Path], tmp_path: Path) -> None:
@@ -162,6 +168,46 @@ def test_what_the_model_does_not_know_is_said(studio: Studio, faces: dict[str, P
     assert "outside its world" in "\n".join(report["remarks"])
     painted = report["pictures"][0]["path"]
     assert read_provenance(painted).portrait.settings["world"] == "sitters"
+
+
+def test_a_bad_prompt_is_told_before_anything_is_painted(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    condition = FaceCLIPPipeline.condition
+
+    def picky(self: Any, prompt: Any, *given: Any) -> Any:
+        if prompt == "bad":
+            raise PromptError("A bad prompt.")
+        return condition(self, prompt, *given)
+
+    monkeypatch.setattr(FaceCLIPPipeline, "condition", picky)
+    what = ("--model", studio.model, "--face", studio.face, "-p", "a chef", "-p", "bad", "--out", studio.out)
+    assert studio.refuse("generate", *what)["code"] == "prompt"
+    assert not list(studio.out.glob("*"))
+
+
+def test_a_device_without_memory_is_a_typed_error(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Any, *given: Any, **named: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(FaceCLIPPipeline, "__call__", full)
+    what = ("--model", studio.model, "--face", studio.face, "-p", "a chef", "--out", studio.out)
+    error = studio.refuse("generate", *what)
+    assert error["code"] == "out_of_memory"
+    assert "--batch 1" in error["hint"]
+
+
+def test_what_is_too_large_for_a_png_is_written_beside_it(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("limner.provenance.MAX_IDENTITY_BYTES", 5000)
+    for who in (("--face", studio.face), ("--person", f"{studio.face}@left")):
+        report = studio.paint(*who, "-p", "a chef", "--seed", "1", "--detector", "cascade")
+        (said,) = [remark for remark in report["remarks"] if "too large" in remark]
+        beside = said.split("--identity ")[1].rstrip(".")
+        assert Path(beside).parent == studio.out
+        path = report["pictures"][0]["path"]
+        assert IDENTITY_KEY not in Image.open(path).text
+        assert studio.paint("--from", path, "--identity", beside)["identical"] is True
+    again = studio.paint("--identity", beside, "-p", "a chef", "--seed", "1")
+    assert f"--identity {beside}" in "".join(again["remarks"])
+    assert len(list(studio.out.glob("identity*.safetensors"))) == 2
 
 
 def test_nothing_is_overwritten(studio: Studio) -> None:
@@ -213,6 +259,14 @@ def test_people_read_sentences(studio: Studio) -> None:
         ("unreadable_image", ("--face", "absent.png", "-p", "a")),
         ("corrupt_data", ("--identity", "FACE", "-p", "a")),
         ("config", ("--from", "FACE", "-p", "a")),
+        ("config", ("--from", "FACE", "--method", "faceclip")),
+        ("config", ("--from", "FACE", "--detector", "cascade")),
+        ("config", ("--identity", "FACE", "-p", "a", "--choose", "largest")),
+        ("config", ("--identity", "FACE", "-p", "a", "--detector", "cascade")),
+        ("config", ("--face", "FACE", "-p", "a", "--detector", "eyes")),
+        ("config", ("--face", "FACE", "-p", "a", "--gaze-weights", "runs")),
+        ("config", ("--face", "FACE", "-p", "a", "--rescue-strength", "0.4")),
+        ("config", ("--face", "FACE", "-p", "a", "--guidance-rescale", "2")),
         ("no_provenance", ("--from", "FACE")),
         ("unreadable_image", ("--from", "absent.png")),
     ],

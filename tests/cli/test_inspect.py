@@ -12,7 +12,8 @@ from PIL import Image
 from tiny_model import noise_face
 
 from limner.cli.main import main
-from limner.types import Identity
+from limner.provenance import encode_sheet, render_info
+from limner.types import Identity, Portrait
 
 
 def run(*arguments: str | Path) -> int:
@@ -79,9 +80,26 @@ def test_painting_a_marked_picture_again_marks_it_again(
     assert json.loads(capsys.readouterr().out)["identical"]
 
 
+def test_sheets_and_renders_say_what_they_are(tmp_path: Path, capsys: Any) -> None:
+    portrait = Portrait(Image.new("RGB", (64, 64)), seed=5, prompt="a chef", model="tiny")
+    (tmp_path / "sheet.png").write_bytes(encode_sheet(Image.new("RGB", (200, 90)), [portrait] * 2))
+    Image.new("RGB", (64, 64)).save(tmp_path / "render.png", pnginfo=render_info("sitters", seed=3))
+    report = inspected(tmp_path / "sheet.png", capsys)
+    assert (report["kind"], report["provenance"], report["declared_ai_generated"]) == ("sheet", None, True)
+    assert [p["seed"] for p in report["record"]["portraits"]] == [5, 5]
+    report = inspected(tmp_path / "render.png", capsys)
+    assert (report["kind"], report["record"]["world"]) == ("render", "sitters")
+    for name, said in (("sheet", "A contact sheet of 2 portraits\n  a chef, seed 5"), ("render", "world (sitters)")):
+        assert run("inspect", tmp_path / f"{name}.png") == 0
+        printed = capsys.readouterr().out
+        assert said in printed
+        assert "no record" not in printed
+
+
 def test_foreign_small_and_missing_pictures(tmp_path: Path, capsys: Any) -> None:
     Image.new("RGB", (20, 30)).save(tmp_path / "icon.png")
     report = inspected(tmp_path / "icon.png", capsys)
     assert (report["provenance"], report["watermark"], report["size"]) == (None, None, [20, 30])
+    assert (report["kind"], report["record"]) == ("", None)
     assert run("inspect", tmp_path / "absent.png", "--json") == 2
     assert json.loads(capsys.readouterr().err)["error"]["code"] == "unreadable_image"

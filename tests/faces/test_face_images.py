@@ -76,6 +76,10 @@ def test_deep_pictures_keep_their_upper_eight_bits(rgb: np.ndarray) -> None:
     assert distance(load_image(cv2.imencode(".png", deep)[1].tobytes()), expected) == 0
     assert distance(load_image(encoded(Image.fromarray(deep.astype(np.int32)), "TIFF")), expected) == 0
     assert distance(load_image(encoded(Image.fromarray((deep / 65535).astype(np.float32)), "TIFF")), expected) <= 1
+    big_endian = Image.frombytes("I;16B", (60, 40), deep.astype(">u2").tobytes())
+    assert distance(load_image(encoded(big_endian, "TIFF")), expected) == 0
+    assert distance(load_image(big_endian), expected) == 0
+    assert distance(load_image(deep.astype(">u2")), expected) == 0
     color = cv2.imencode(".png", rgb[..., ::-1].astype(np.uint16) * 257)[1].tobytes()
     assert distance(load_image(color), rgb) == 0
 

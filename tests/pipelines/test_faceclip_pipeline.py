@@ -338,6 +338,9 @@ def test_contradictions_and_misfits_are_refused(tiny: FaceCLIPPipeline, identity
     ready = tiny.condition(PROMPT)
     with pytest.raises(ConfigError, match="conditioning"):
         painted(tiny, PROMPT, conditioning=ready)
+    for name, value in (("negative_prompt", "hat"), ("strength", 0.5)):
+        with pytest.raises(ConfigError, match=name):
+            painted(tiny, conditioning=ready, **{name: value})
     with pytest.raises(ConfigError, match="both"):
         painted(tiny, PROMPT, noise_face(0), identity=identity)
     with pytest.raises(ConfigError, match="unconditional"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_model import tiny_pipeline
 
+from limner.pipelines import loading
 from limner.pipelines.catalogue import FULL, SIZES
 from limner.pipelines.fitting import PREFERENCE, Sizes, choose_mode, fits, needed, sizes_of
 from limner.pipelines.memory import MODES, modes_for
@@ -44,6 +45,15 @@ def test_only_modes_of_the_device_that_keep_the_weights_are_tried(kind: str) -> 
 def test_rounded_weights_need_less() -> None:
     assert needed("nf4", SDXL, 2) < needed("fp8", SDXL, 2) < needed("int8", SDXL, 2) < needed("freed", SDXL, 2)
     assert fits("cuda", 10**9, SDXL, 2) == ""
+
+
+def test_many_or_large_pictures_need_more(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_mode("cuda", 15_000_000_000, SDXL.for_pictures(1), 2) == "plain"
+    assert choose_mode("cuda", 15_000_000_000, SDXL.for_pictures(4), 2) == "offload"
+    assert SDXL.for_pictures(2, (512, 1024)).pixels == 1024**2
+    monkeypatch.setattr(loading, "free_memory", lambda *device: 500_000_000)
+    for more, mode in (({}, "plain"), ({"batch": 64}, "sliced"), ({"size": (1024, 1024)}, "sliced")):
+        assert loading.load_model(str(tiny_folder), device="cpu", memory="auto", **more).memory == mode
 
 
 @pytest.mark.parametrize("vae", ["patch", "kl"])

@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save_file
 from tiny_model import noise_face, tiny_pipeline
 
 from limner import provenance
+from limner.data.cache import cache_root
 from limner.errors import ConfigError, CorruptData, LicenseNotAccepted, WeightsMismatch, WeightsUnavailable
 from limner.pipelines import sdxl
 from limner.pipelines.again import compare, repaint
 from limner.pipelines.catalogue import FULL
+from limner.pipelines.folders import model_folder
 from limner.pipelines.loading import Model, load_model, spec_folder, weight_digests
 from limner.pipelines.paint import Dials, default_dials, paint
 from limner.registry import ModelSpec, file_sha256
@@ -96,6 +98,14 @@ def test_damaged_models_are_refused(folder: Path, damage: str) -> None:
         load_model(str(folder), device="cpu")
 
 
+def test_converted_models_lie_with_the_other_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    for value, root in (("~/here", Path.home() / "here"), ("", Path.home() / ".cache" / "limner")):
+        monkeypatch.setenv("LIMNER_CACHE", value)
+        assert model_folder(FULL) == root / "models" / "faceclip-sdxl"
+        assert cache_root() == root
+
+
 def test_what_is_not_there_or_not_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIMNER_CACHE", str(tmp_path))
     monkeypatch.delenv("LIMNER_ACCEPT_LICENSE", raising=False)
@@ -110,6 +120,8 @@ def test_what_is_not_there_or_not_allowed(tmp_path: Path, monkeypatch: pytest.Mo
     absent = ModelSpec("x", "faceclip", "mini", "", "MIT", packaged="not-in-this-package")
     with pytest.raises(WeightsUnavailable, match="ship with the package"):
         spec_folder(absent)
+    with pytest.raises(WeightsUnavailable, match="no folder"):
+        weight_digests(tmp_path / "nowhere")
 
 
 def test_sdxls_shapes_are_the_published_ones() -> None:
@@ -173,6 +185,13 @@ def test_a_failed_conversion_leaves_nothing_behind(published: Path) -> None:
     with pytest.raises(WeightsMismatch, match="UNet"):
         spec_folder(FULL, accept_license=True)
     assert not list((published / "cache").rglob("*.safetensors"))
+
+
+def test_a_truncated_autoencoder_is_noticed_before_the_rest_is_read(published: Path) -> None:
+    _cut(published / "vae.safetensors")
+    (published / "encoder.pt").write_bytes(b"")
+    with pytest.raises(WeightsMismatch, match=r"vae\.safetensors"):
+        spec_folder(FULL, accept_license=True)
 
 
 # --- painting ---------------------------------------------------------------------------------------------------------
@@ -243,6 +262,13 @@ def test_repainting_gives_the_same_pixels_even_on_other_threads(model: Model, id
     assert facts["identical"], facts
     nobody = recorded(model, None, [4], 0)
     assert compare(nobody, repaint(model, nobody, None))["identical"]
+
+
+def test_repainting_frees_the_encoder_where_the_mode_says_so(identity: Identity) -> None:
+    own = Model("tiny", tiny_pipeline(), {}, memory="freed")
+    record = recorded(own, identity, [1, 2], 1)
+    assert compare(record, repaint(own, record, None))["identical"]
+    assert {p.device.type for p in own.pipe.encoder.parameters()} == {"meta"}
 
 
 def test_repainting_refuses_what_would_differ(model: Model, identity: Identity) -> None:

@@ -15,6 +15,7 @@ from tiny_model import noise_face, tiny_pipeline
 
 from limner.errors import ConfigError, CorruptData, WeightsMismatch
 from limner.faces import DetectedFace, FaceDetector, FaceFinder
+from limner.methods.steering import SteeredConditioning, Steering
 from limner.pipelines.again import compare, repaint
 from limner.pipelines.faceclip import FaceCLIPPipeline
 from limner.pipelines.loading import Model
@@ -280,6 +281,33 @@ def test_bad_dials(tiny: FaceCLIPPipeline, model: Model, scene: Image.Image) -> 
         default_dials(model, rescue="sometimes")
     with pytest.raises(ConfigError, match="rescue_strength"):
         default_dials(model, rescue_strength=0.0)
+
+
+@pytest.mark.parametrize(
+    "steering",
+    [{"adapter_scale": 1.0}, {"change": {"conv_in.bias": torch.zeros(32)}}, {"photo": torch.zeros(1, 4, 8, 8)}],
+    ids=["adapter", "weights", "photo"],
+)
+def test_a_person_who_is_more_than_embeddings_is_refused_before_painting(
+    tiny: FaceCLIPPipeline, model: Model, scene: Image.Image, steering: dict[str, Any]
+) -> None:
+    plain = tiny.condition(PROMPT)
+    parts = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
+    told = SteeredConditioning(**parts, steering=Steering(**steering))
+
+    def painted_anyway(step: int, of: int) -> None:
+        raise AssertionError("a step was taken")
+
+    dials = default_dials(model, rescue="auto")
+    shown = dataclasses.replace(plain, ip_adapter_image_embeds=[torch.zeros(2, 1, 8)])
+    for one in (told, shown, dataclasses.replace(plain, regions=(((0, 0, 1, 1), told),))):
+        with pytest.raises(ConfigError, match="rescue"):
+            rescue(tiny, scene, one, finder=finder(SMALL))
+        with pytest.raises(ConfigError, match="rescue"):
+            next(paint(model, None, [PROMPT], [1], dials, ready={PROMPT: one}, on_step=painted_anyway))
+    words = SteeredConditioning(**parts)
+    assert rescue(tiny, scene, words, finder=finder(SMALL)).plan.faces
+    assert rescue(tiny, scene, told, mode="never").image is scene
 
 
 @pytest.mark.parametrize(

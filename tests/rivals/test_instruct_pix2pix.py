@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rival_models import data, digest, learns
 from tiny_model import noise_face
 
+from limner.cli.main import main
 from limner.data.edit_pairs import LAYOUT, WorldEdits
 from limner.errors import ConfigError, FaceError
 from limner.methods.instruct_pix2pix import PHOTO_GUIDANCE
@@ -19,7 +23,7 @@ from limner.pipelines.dreamidentity import base_parts
 from limner.pipelines.instruct import beside
 from limner.pipelines.loading import load_model
 from limner.pipelines.regions import group
-from limner.provenance import compact
+from limner.provenance import IDENTITY_KEY, compact
 from limner.training.dice import Dice, seed_everything
 from limner.training.progress import silent
 from limner.training.tasks.instruct_pix2pix import InstructPix2PixSettings, InstructPix2PixTask, widen
@@ -150,6 +154,21 @@ def test_save_load_enrol_paint(pipe: Any, tmp_path: Path) -> None:
     assert again.method.steer(person.tensors, 0.5).photo_guidance == PHOTO_GUIDANCE / 2
 
 
+def test_pngs_hold_the_photo_only_where_that_is_asked_for(pipe: Any, tmp_path: Path, capsys: Any) -> None:
+    pipe.save_pretrained(tmp_path / "model")
+    compact(pipe.method.enroll([photo_of(0)])).save(tmp_path / "me.safetensors")
+    what = ["--model", str(tmp_path / "model"), "--identity", str(tmp_path / "me.safetensors"), "-p", PROMPT]
+    for asked, held in (("", False), ("--embed-identity", True), ("--no-embed-identity", False)):
+        capsys.readouterr()
+        options = [*what, "--steps", "1", "--device", "cpu", "--out", str(tmp_path), "--json", *filter(None, [asked])]
+        with pytest.raises(SystemExit) as end:
+            sys.exit(main(["generate", *options]))
+        assert not end.value.code
+        report = json.loads(capsys.readouterr().out)
+        assert (IDENTITY_KEY in Image.open(report["pictures"][0]["path"]).text) is held
+        assert any("is the photo itself" in remark for remark in report["remarks"]) is (not asked)
+
+
 def test_validation_sheet_and_a_dry_batch(task: InstructPix2PixTask, pipe: Any) -> None:
     with torch.no_grad():
         found = task.validate()
@@ -190,5 +209,8 @@ def test_what_cannot_be_used(pipe: Any, parts: Path) -> None:
     person = pipe.method.enroll([photo_of(0)])
     with pytest.raises(ConfigError, match="cannot paint several people"):
         pipe(PROMPT, identity=group([person, person], [(0, 0, 0.5, 1), (0.5, 0, 1, 1)]))
+    with pytest.raises(ConfigError, match=r"8 × 8 latents.*16 × 8"):
+        paint(pipe, person, width=64)
+    assert paint(pipe, None, width=64).shape == (1, 32, 64, 3)
     with pytest.raises(ConfigError, match="float32: all of it is trained"):
         InstructPix2PixSettings.from_dict(settings(parts, base_dtype="bfloat16"))

@@ -17,6 +17,7 @@ from limner.cli.main import main
 from limner.errors import ConfigError, CorruptData, FaceError, PromptError, TrainingDiverged, WeightsMismatch
 from limner.methods import tuning
 from limner.methods.tuning import TuningSettings, place_faces
+from limner.pipelines.memory import encode
 from limner.pipelines.regions import group
 from limner.pipelines.tuned import TUNED, over_base
 from limner.provenance import compact
@@ -67,6 +68,17 @@ def test_it_learns_the_person_and_the_base_stays_as_it_was(method: str, parts: P
     person.save(tmp_path / "me.safetensors")
     fresh = pipeline(method, parts / "base", tmp_path)
     assert np.abs(paint(fresh, Identity.load(tmp_path / "me.safetensors")) - full).max() < 1e-5
+
+
+def test_a_persons_weights_are_held_once_for_all_prompts(parts: Path, tmp_path: Path) -> None:
+    pipe = pipeline("dreambooth", parts / "base", tmp_path, steps=1)
+    person = pipe.enroll(noise_face(0))
+    one, two = encode(pipe, person, ["S* in snow", "a photo of S*"], "hat", 0.5).values()
+    assert one.steering.change
+    assert one.steering is two.steering
+    alone = pipe.condition("a photo of S*", person, "hat", 0.5)
+    assert torch.equal(two.prompt_embeds, alone.prompt_embeds)
+    assert all(torch.equal(v, two.steering.change[k]) for k, v in alone.steering.change.items())
 
 
 @pytest.mark.parametrize("method", TUNED)

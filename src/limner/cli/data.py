@@ -42,12 +42,12 @@ def cache(
     on. Caches lie in the folder named by LIMNER_CACHE, by default ~/.cache/limner, and can be deleted at any time.
     """
     from limner.data.cache import cache_root
-    from limner.training.progress import counting
+    from limner.training.progress import counting, silent
     from limner.training.tasks import load_training
 
     _, build = load_training(recipe, overrides)
     task = build()
-    task.prepare(counting)
+    task.prepare(silent if as_json else counting)
     rows = len(task.source())
     if as_json:
         print_json({"folder": str(cache_root()), "rows": rows})

@@ -9,12 +9,12 @@ import typer
 
 from limner.cli.method import MethodName, open_model_for
 from limner.cli.output import print_json
-from limner.cli.painting import AcceptLicense, Choose, Device, DType, Faces, Json, ModelName, Place
+from limner.cli.painting import AcceptLicense, Choose, Detector, Device, DType, Faces, Json, Memory, ModelName, Place
 
 HELP = """Enrol a person once, and paint them often.
 
-The file holds what the model keeps of the face: numbers, no picture. It fits the model that made it. Whoever has it can
-paint that person, so treat it like a photo.
+The file holds what the model keeps of the face: numbers, no picture (but of instruct-pix2pix, which edits photos, the
+photo itself). It fits the model that made it. Whoever has it can paint that person, so treat it like a photo.
 
 [bold]Examples[/bold]
 
@@ -37,6 +37,7 @@ def enroll(
     model: ModelName = None,
     method: MethodName = None,
     choose: Choose = None,
+    detector: Detector = None,
     recipe: Annotated[
         Path | None,
         typer.Option(help="How a method that tunes learns the person: a YAML file such as those in recipes/rivals."),
@@ -44,14 +45,16 @@ def enroll(
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     device: Device = "auto",
     dtype: DType = "auto",
+    memory: Memory = "auto",
     accept_license: AcceptLicense = False,
     as_json: Json = False,
 ) -> None:
     import time
 
     from limner.cli.method import set_tuning
-    from limner.cli.painting import Talk, demand_files, enroll_photos, make_folder
+    from limner.cli.painting import Talk, demand_detector, demand_files, enroll_photos, face_finder, make_folder
     from limner.errors import ConfigError, OutputConflict
+    from limner.pipelines.memory import memory_mode
     from limner.pipelines.remarks import world_remarks
 
     if not face:
@@ -59,15 +62,20 @@ def enroll(
     if out.exists() and not (force and out.is_file()):
         raise OutputConflict(f"{out} is there already.", "Choose another --out, or replace it with --force.")
     demand_files(face)
-    loaded = open_model_for(method, model, Place(device, dtype, accept_license))
+    demand_detector(detector)
+    if memory != "auto":
+        memory_mode(memory)
+    place = Place(device, dtype, accept_license, memory, keep_encoder=True)
+    loaded = open_model_for(method, model, place, learns=True)
     if recipe is not None:
         set_tuning(loaded, recipe)
+    make_folder(out.parent)  # before anybody is learnt, which may take a while
     start = time.perf_counter()
-    identity, references = enroll_photos(loaded, face, choose)
+    finder = face_finder(detector, accept_license)
+    identity, references = enroll_photos(loaded, face, choose, finder, bar=not as_json)
     seconds = time.perf_counter() - start
     talk = Talk(as_json)
     talk([*references.remarks, *world_remarks(loaded, identity)])
-    make_folder(out.parent)
     identity.save(out)
     facts: dict[str, Any] = {
         "out": str(out),

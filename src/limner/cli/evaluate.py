@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import shlex
 import sys
@@ -108,7 +109,7 @@ def _run(
     for said in judges.left_out:
         note(f"Left out: {said}")
     if tasks is not None:
-        count = write_tasks(benchmark, judges, tasks, progress)
+        count = write_tasks(benchmark, judges, tasks, functools.partial(progress, shown=not as_json))
         note(
             f"{count} tasks in {tasks / 'tasks.jsonl'}; see docs/evaluation.md for the manifest that is expected back."
         )
@@ -118,7 +119,7 @@ def _run(
         folder,
         judges,
         lambda model, method: open_model(model, dataclasses.replace(place, method=method)),
-        progress,
+        functools.partial(progress, shown=not as_json),
         chosen=chosen,
         part=part,
         command=shlex.join(["limner", *sys.argv[1:]]),

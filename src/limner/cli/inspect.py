@@ -50,14 +50,17 @@ def inspect(
 
 
 def _record(picture: Path) -> dict[str, Any]:
-    """`provenance` (None without), `declared_ai_generated`, and `damage`, a sentence."""
-    from limner.provenance import SOURCE_TYPE, read_provenance
+    """`kind` (portrait, sheet, render; empty for other pictures), `provenance` (None for all but portraits), `record`
+    (of a sheet or render, as it stands there), `declared_ai_generated`, and `damage`, a sentence."""
+    from limner.provenance import SOURCE_TYPE, read_provenance, read_record
 
-    nothing = {"provenance": None, "declared_ai_generated": SOURCE_TYPE.encode() in picture.read_bytes(), "damage": ""}
+    declared = SOURCE_TYPE.encode() in picture.read_bytes()
+    nothing = {"kind": "", "provenance": None, "record": None, "declared_ai_generated": declared, "damage": ""}
     try:
         found = read_provenance(picture)
     except NoProvenance:
-        return nothing
+        record = read_record(picture)
+        return nothing | {"kind": str((record or {}).get("kind", "")), "record": record}
     except CorruptData as e:
         return nothing | {"damage": str(e)}
     portrait = found.portrait
@@ -67,13 +70,29 @@ def _record(picture: Path) -> dict[str, Any]:
         "license": found.license, "versions": found.versions, "intact": found.intact,
         "identity_embedded": found.identity is not None,
     }  # fmt: skip
-    return nothing | {"provenance": facts}
+    return nothing | {"kind": "portrait", "provenance": facts}
+
+
+def _other_kind(kind: str, record: dict[str, Any]) -> list[str]:
+    """What the record of a picture says that is no portrait."""
+    if kind == "render":
+        return [f"A render of a synthetic world ({record.get('world')}); no model painted it"]
+    portraits = record.get("portraits")
+    if kind != "sheet" or not isinstance(portraits, list):
+        return [f"A record of the kind {kind!r}, which this Limner does not know"]
+    rows = [p for p in portraits if isinstance(p, dict)]
+    return [
+        f"A contact sheet of {len(rows)} portraits",
+        *(f"  {p.get('prompt')}, seed {p.get('seed')}, painted by {p.get('model')}" for p in rows),
+    ]
 
 
 def _sentences(report: dict[str, Any]) -> list[str]:
     facts, mark = report["provenance"], report["watermark"]
     lines = [f"{report['path']}: {report['size'][0]} × {report['size'][1]} pixels"]
-    if facts is None:
+    if report["record"] is not None:
+        lines += _other_kind(report["kind"], report["record"])
+    elif facts is None:
         lines.append(report["damage"] or "It carries no record of how it was painted.")
     else:
         settings = facts["settings"]

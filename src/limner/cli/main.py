@@ -12,7 +12,7 @@ import typer
 
 from limner import __version__
 from limner.cli.output import console_error
-from limner.errors import LimnerError
+from limner.errors import LimnerError, OutOfMemory
 
 GROUPS = (
     "limner.cli.generate",
@@ -67,22 +67,31 @@ def main(argv: list[str] | None = None) -> int:
     status: int = 0
     try:
         build_app()(args=arguments, standalone_mode=True)
-    except LimnerError as e:
-        if os.environ.get("LIMNER_DEBUG"):
+    except (LimnerError, RuntimeError) as e:
+        error = e if isinstance(e, LimnerError) else _out_of_memory(e)
+        if error is None or os.environ.get("LIMNER_DEBUG"):
             raise
         if "--json" in arguments:
-            sys.stderr.write(json.dumps({"error": e.as_dict()}) + "\n")
+            sys.stderr.write(json.dumps({"error": error.as_dict()}) + "\n")
         else:
-            console_error(e)
-        status = e.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("\nStopped. What was finished is kept; the same command goes on from there.\n")
-        status = 130
+            console_error(error)
+        status = error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if argv is None:
         sys.exit(status)
     return status
+
+
+def _out_of_memory(error: RuntimeError) -> OutOfMemory | None:
+    """What torch says of a device that has no memory left, typed; None for any other error. torch itself is not
+    imported for that: it may not be in use."""
+    if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
+        return None
+    return OutOfMemory(
+        f"The device has too little memory for this ({str(error).partition(chr(10))[0]}).",
+        "Where the command has them: --batch 1, a smaller --size, or another --memory (`limner doctor` says which).",
+    )
 
 
 def _version(value: bool) -> None:

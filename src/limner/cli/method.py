@@ -36,30 +36,36 @@ METHODS = {
 """Method → pipeline class that a model's folder names."""
 
 
-def open_model_for(method: str | None, name: str | None, place: Place) -> Model:
+def open_model_for(method: str | None, name: str | None, place: Place, *, learns: bool = False) -> Model:
     """The model of that name, if it paints by that method; without a name, the method's own model.
+
+    Args:
+        learns: people are to be enrolled. A method that tunes does that in the memory mode `plain`, unless the place
+            names another.
 
     Raises:
         ConfigError: an unknown method, or a model of another one.
         WeightsUnavailable, CorruptData, …: see `limner.pipelines.loading.load_model`.
     """
-    if method is None:
-        return open_model(name, place)
+    from limner.pipelines.catalogue import DEFAULT
     from limner.pipelines.loading import INDEX, TUNED, locate
 
-    if method not in METHODS:
+    if method is not None and method not in METHODS:
         raise ConfigError(f"--method is {method!r}; allowed: {', '.join(METHODS)}.")
-    name = name or default_model(method)
-    place = dataclasses.replace(place, method=method)
-    _, folder = locate(name, accept_license=place.accept_license, method=method)
+    name = name or (default_model(method) if method else DEFAULT)
+    place = dataclasses.replace(place, method=method or "")
+    _, folder = locate(name, accept_license=place.accept_license, method=place.method)
     try:
         kind = json.loads((folder / INDEX).read_text(encoding="utf-8")).get("_class_name")
     except (OSError, ValueError, AttributeError):
         kind = None  # loading says what is wrong with it
-    fits = kind == METHODS[method] or (method in TUNED and kind == METHODS["dreamidentity"])  # its base is untouched
-    if kind in METHODS.values() and not fits:
+    # Methods that tune also take a model of DreamIdentity: its base is untouched.
+    fitting = [METHODS.get(method or "", kind), *([METHODS["dreamidentity"]] if method in TUNED else [])]
+    if kind in METHODS.values() and kind not in fitting:
         own = next(m for m, k in METHODS.items() if k == kind)
         raise ConfigError(f"The model {name} paints by {own}, not by {method}.", "Leave --method out, or change one.")
+    if learns and place.memory == "auto" and (method in TUNED or kind == METHODS["e4t"]):
+        place = dataclasses.replace(place, memory="plain")
     return open_model(name, place)
 
 

@@ -35,8 +35,9 @@ def console_error(error: LimnerError) -> None:
 
 
 @contextmanager
-def progress(description: str, total: int, unit: str = "images") -> Iterator[Any]:
-    """A progress bar on standard error with rate and time left; yields `advance(n)`."""
+def progress(description: str, total: int, unit: str = "images", *, shown: bool = True) -> Iterator[Any]:
+    """A progress bar on standard error with rate and time left; yields `advance(n)`. With --json it is not `shown`:
+    programs read standard error too, where errors are documents."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -57,7 +58,7 @@ def progress(description: str, total: int, unit: str = "images") -> Iterator[Any
     )
     from rich.console import Console
 
-    with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=False, disable=not shown) as bar:
         task = bar.add_task(description, total=total, rate="")
 
         def advance(n: int = 1) -> None:

@@ -16,6 +16,7 @@ from limner.cli.output import note, progress
 from limner.errors import ConfigError, ImageError, UnreadableImage
 
 if TYPE_CHECKING:
+    from limner.faces import FaceFinder
     from limner.pipelines.loading import Model
     from limner.pipelines.people import References
     from limner.provenance import Provenance
@@ -30,6 +31,9 @@ Choose = Annotated[
 ]
 ModelName = Annotated[
     str | None, typer.Option("--model", "-m", help="A name that `limner models` lists, or a trained model's folder.")
+]
+Detector = Annotated[
+    str | None, typer.Option(help="Who finds faces: auto, yunet, mini, cascade or insightface; default: auto.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 DType = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
@@ -73,7 +77,7 @@ class Talk:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where and how the model runs."""
+    """Where and how the model runs; the fields are arguments of `limner.pipelines.loading.load_model`."""
 
     device: str = "auto"
     dtype: str = "auto"
@@ -82,6 +86,8 @@ class Place:
     keep_encoder: bool = False
     fast: str = ""
     method: str = ""
+    batch: int = 1
+    size: tuple[int, int] | None = None
 
 
 def open_model(name: str | None, place: Place) -> Model:
@@ -99,18 +105,38 @@ def open_model(name: str | None, place: Place) -> Model:
     return load_model(model, **dataclasses.asdict(place))
 
 
-def enroll_photos(model: Model, photos: Sequence[Path], choose: str | None) -> tuple[Identity, References]:
+def face_finder(detector: str | None, accept_license: bool) -> FaceFinder:
+    """What finds faces; it loads nothing before the first picture comes."""
+    from limner.faces import FaceFinder
+
+    return FaceFinder(detector or "auto", accept_license=accept_license)
+
+
+def demand_detector(name: str | None) -> None:
+    """ConfigError for a face detector that does not exist."""
+    from limner.faces.detect import DETECTORS
+
+    if name is not None and name not in DETECTORS:
+        raise ConfigError(f"--detector is {name!r}; allowed: {', '.join(DETECTORS)}.")
+
+
+def enroll_photos(
+    model: Model, photos: Sequence[Path], choose: str | None, finder: FaceFinder, *, bar: bool = True
+) -> tuple[Identity, References]:
     """The person in the photos, rounded as provenance keeps it, and the faces that were used, with remarks.
 
     Whether the photos come from outside the model's world is written into the identity, so that it can be said again
     when that identity is painted from.
+
+    Args:
+        bar: whether a method that tunes, which takes a while, shows its progress.
     """
     from limner.pipelines.people import gather_references
     from limner.provenance import compact
 
-    if hasattr(model.pipe, "report"):  # a method that tunes, which takes a while
+    if bar and hasattr(model.pipe, "report"):
         model.pipe.report = progress
-    references = gather_references(photos, choose or "largest", embedder=model.pipe.embedder)
+    references = gather_references(photos, choose or "largest", finder, model.pipe.embedder)
     identity = compact(model.pipe.method.enroll(references.faces))
     outside = bool(model.world) and any(_world_of(path) != model.world for path in photos)
     return dataclasses.replace(identity, info={**identity.info, "outside": outside}), references
@@ -124,13 +150,15 @@ def demand_files(paths: Iterable[Path]) -> None:
 
 
 def make_folder(path: Path) -> Path:
-    """The folder, made if need be; StorageError if that fails."""
+    """The folder, made if need be; StorageError if that fails, or nothing can be written into it."""
     from limner.errors import StorageError
 
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise StorageError(f"Cannot make the folder {path}: {e.strerror or e}.", "Choose another --out.") from e
+    if not os.access(path, os.W_OK):
+        raise StorageError(f"Nothing can be written into the folder {path}.", "Choose another --out.")
     return path
 
 
@@ -145,7 +173,7 @@ def read_lines(path: Path | None) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def parse_size(text: str | None) -> dict[str, int | None]:
+def parse_size(text: str | None) -> dict[str, int]:
     """`640x960` or `128` → width and height; None keeps the model's own."""
     if text is None:
         return {}

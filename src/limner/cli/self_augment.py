@@ -64,7 +64,7 @@ def faces(
     plan = FacesPlan(**({"prompt": prompt} if prompt else {}), number=number, min_side=min_side)
     brush = _brush(steps, guidance, size, seed, detector, dtype, device, threads)
     pool = _pool(ray, brush, ray_gpus)
-    with progress("Painting faces", len(people), "people") as advance:
+    with progress("Painting faces", len(people), "people", shown=not as_json) as advance:
         manifest = build_faces(people, base, out, plan, brush, pool, advance)
     if as_json:
         print_json({"out": str(out), **manifest})
@@ -111,7 +111,7 @@ def edits(
     brush = _brush(steps, guidance, size, seed, detector, dtype, device, threads)
     people = len(read_faces(faces))
     pool = _pool(ray, brush, ray_gpus)
-    with progress("Painting edits", people, "people") as advance:
+    with progress("Painting edits", people, "people", shown=not as_json) as advance:
         manifest = build_edits(faces, base, recogniser, clip, out, plan, brush, pool, advance)
     if as_json:
         print_json({"out": str(out), **manifest})

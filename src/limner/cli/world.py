@@ -49,7 +49,7 @@ def sample(
     if out.is_dir():
         raise OutputConflict(f"{out} is a folder; a file is expected.", "Add a file name.")
     config = SheetConfig(identities, views, seed, size, prompt)
-    with progress("Rendering", identities * views) as advance:
+    with progress("Rendering", identities * views, shown=not json) as advance:
         picture, facts = sheet(config, advance)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def build(
     from limner.world.dataset import WorldConfig
 
     config = WorldConfig(identities, views, seed, size, split, slice)
-    with progress("Building", identities * views) as advance:
+    with progress("Building", identities * views, shown=not json) as advance:
         manifest = make(config, out, workers, advance)
     total = sum(s["bytes"] for s in manifest["shards"])
     if json:

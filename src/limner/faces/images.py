@@ -179,7 +179,7 @@ def _from_array(array: np.ndarray) -> np.ndarray:
         raise UnreadableImage(f"An array of shape (H, W), (H, W, 3) or (H, W, 4) is expected; got {array.shape}.")
     if array.dtype == bool:
         array = array.astype(np.uint8) * 255
-    elif array.dtype == np.uint16:
+    elif array.dtype.kind == "u" and array.dtype.itemsize == 2:  # in either byte order
         array = (array >> 8).astype(np.uint8)
     elif np.issubdtype(array.dtype, np.floating):
         if not (np.isfinite(array).all() and array.min() >= -1e-3 and array.max() <= 1 + 1e-3):

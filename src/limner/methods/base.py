@@ -26,10 +26,12 @@ class Method(ABC):
     Attributes:
         name: key of the method (`faceclip`, `dreamidentity`, …); written into every identity.
         version: raised whenever the meaning of the identity's tensors changes; old identities are then refused.
+        keeps_photo: its identities hold the photo itself, which can be seen again in them.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
+    keeps_photo: ClassVar[bool] = False
 
     @abstractmethod
     def enroll(self, faces: Sequence[Face]) -> Identity:

@@ -39,6 +39,7 @@ class InstructPix2Pix(Rival):
     name: ClassVar[str] = "instruct-pix2pix"
     version: ClassVar[int] = 1
     names_person: ClassVar[bool] = False
+    keeps_photo: ClassVar[bool] = True
 
     def __init__(
         self, encoder: RivalEncoder, unet: Any, vae: Any, size: int, *, zero_empty: bool = False, model: str = ""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from limner.errors import ConfigError, CorruptData, WeightsMismatch, WeightsUnavailable
+from limner.pipelines.memory import encode_then_free, memory_mode
 from limner.pipelines.paint import Dials, OnStep, paint
 from limner.pipelines.rescue import Plan
 from limner.provenance import Provenance, versions
@@ -43,6 +44,7 @@ def repaint(model: Model, record: Provenance, identity: Identity | None, on_step
 
     Both only matter for the last bits: sums are grouped differently in another batch or on other threads, and about one
     value in 40,000 then comes out one level higher or lower. Small faces are rescued where they were found then.
+    A model that was loaded in a memory mode that frees the encoder has none afterwards.
 
     Args:
         model: the one that painted it.
@@ -76,9 +78,12 @@ def repaint(model: Model, record: Provenance, identity: Identity | None, on_step
     if dials.rescue != "never":
         plans[portrait.seed] = Plan.from_facts(settings.get("rescued"))
     with _threads(settings.get("threads")):
+        ready, negative = None, portrait.negative_prompt
+        if memory_mode(model.memory).free_encoders:
+            ready = encode_then_free(model.pipe, identity, [portrait.prompt], negative, dials.strength)
         painted = paint(
             model, identity, [portrait.prompt], batch, dials,
-            negative_prompt=portrait.negative_prompt, on_step=on_step, plans=plans,
+            negative_prompt=negative, on_step=on_step, ready=ready, plans=plans,
         )  # fmt: skip
         return list(painted)[batch.index(portrait.seed)]
 

@@ -44,18 +44,28 @@ def convert_faceclip_sdxl(files: dict[str, Path], folder: Path) -> None:
 def build_faceclip_sdxl(files: dict[str, Path]) -> FaceCLIPPipeline:
     """The pipeline of the published files, in bfloat16 on the CPU; arguments and errors as above."""
     from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
-    from safetensors.torch import load_file
 
     from limner.encoders.checkpoint import read_checkpoint
     from limner.encoders.faceclip import clip_tokenizer, from_published
     from limner.encoders.published import SDXL_UNET
     from limner.pipelines.faceclip import FaceCLIPPipeline
 
+    vae = _filled(AutoencoderKL, sdxl.VAE, _halved(_tensors(files["vae"])), "autoencoder")  # small, so it comes first
     encoder = from_published(_halved(read_checkpoint(files["encoder"])), clip_tokenizer(files["tokenizer"]))
     unet = _filled(UNet2DConditionModel, SDXL_UNET, _halved(read_checkpoint(files["unet"])), "UNet")
-    vae = _filled(AutoencoderKL, sdxl.VAE, _halved(load_file(files["vae"])), "autoencoder")
     scheduler: Any = EulerDiscreteScheduler(**sdxl.SCHEDULER)
     return FaceCLIPPipeline(vae=vae, unet=unet, scheduler=scheduler, encoder=encoder)
+
+
+def _tensors(file: Path) -> dict[str, torch.Tensor]:
+    """Everything in a safetensors file; WeightsMismatch for one that is none, or was cut off."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as e:
+        raise WeightsMismatch(f"{file} cannot be read as safetensors ({e}).", "Fetch the file again.") from e
 
 
 def _halved(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ What a mode needs of a GPU (of main memory, on a CPU) at its worst moment:
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ class Sizes:
 
     Attributes:
         encoder, unet, vae: values of each.
-        pixels: of the pictures it paints when no size is asked for.
+        pixels: of the pictures it paints when no size is asked for; or of all that are painted at once.
     """
 
     encoder: int
@@ -55,9 +56,13 @@ class Sizes:
     vae: int
     pixels: int
 
+    def for_pictures(self, count: int, size: tuple[int, int] | None = None) -> Sizes:
+        """As they count where `count` pictures are painted at once; `size` is (width, height), None the model's own."""
+        return dataclasses.replace(self, pixels=count * (size[0] * size[1] if size else self.pixels))
+
 
 def needed(mode: str, sizes: Sizes, width: int) -> int:
-    """Bytes that painting one picture takes of the device in a mode of `MODES`, with `width` bytes a value."""
+    """Bytes that painting `sizes.pixels` takes of the device in a mode of `MODES`, with `width` bytes a value."""
     how = MODES[mode]
     encoder, vae = sizes.encoder * width, sizes.vae * width
     unet = sizes.unet * ROUNDED.get(how.weights, width)

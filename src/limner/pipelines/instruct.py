@@ -56,11 +56,21 @@ def beside(unet: Any, photo: Tensor | None, photo_guidance: float, *, guided: bo
         photo: (1, C, h, w), or None for no photo, which the UNet knows as zeros.
         photo_guidance: s_I.
         guided: whether calls have unconditional rows.
+
+    Raises:
+        ConfigError: the UNet is called with noise of another size than the photo.
     """
     three = guided and photo is not None
 
     def enter(_unet: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         noisy, *rest = given
+        if photo is not None and photo.shape[-2:] != noisy.shape[-2:]:
+            (high, wide), (h, w) = photo.shape[-2:], noisy.shape[-2:]
+            raise ConfigError(
+                f"instruct-pix2pix edits the photo at the size it was enrolled at ({wide} × {high} latents); a picture "
+                f"of {w} × {h} was asked for.",
+                "Leave --size out.",
+            )
         own = torch.zeros_like(noisy) if photo is None else photo.to(noisy).expand(len(noisy), -1, -1, -1)
         if three:
             half = noisy[: len(noisy) // 2]

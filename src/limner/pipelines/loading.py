@@ -100,6 +100,8 @@ def load_model(
     keep_encoder: bool = False,
     fast: str = "",
     method: str = "",
+    batch: int = 1,
+    size: tuple[int, int] | None = None,
 ) -> Model:
     """Loads a registered model, or one from a folder that `save_pretrained` (or training) wrote.
 
@@ -113,6 +115,8 @@ def load_model(
         keep_encoder: with `auto`, no mode that frees the encoder.
         fast: a name of `limner.pipelines.few_step.FEW_STEP`: its LoRA is fetched and put into the UNet.
         method: one of `TUNED`, to paint by it over the base that the model or folder holds; else the model's own.
+        batch, size: with `auto`, how many pictures are to be painted at once, and their width and height (None: the
+            model's own).
 
     Raises:
         ConfigError: unknown model, device, dtype, memory mode or LoRA, a mode that needs another device, or a LoRA for
@@ -130,7 +134,8 @@ def load_model(
     lora = _few_step_file(quick, spec) if quick else None
     if memory == "auto":
         free = free_memory(where.type, where.index or 0)
-        memory = choose_mode(where.type, free, sizes_of(folder), number_type.itemsize, keep_encoder=keep_encoder)
+        sizes = sizes_of(folder).for_pictures(batch, size)
+        memory = choose_mode(where.type, free, sizes, number_type.itemsize, keep_encoder=keep_encoder)
     mode = memory_mode(memory)
     pipe = (
         _tuned_pipeline(method, folder, number_type, mode)
@@ -317,8 +322,11 @@ def file_digests(folder: Path) -> dict[str, list[str]]:
     A file in the Hugging Face cache is a link to a blob named by its sha256; that name is believed, not recomputed.
 
     Raises:
+        WeightsUnavailable: no such folder.
         CorruptData: a damaged index.
     """
+    if not folder.is_dir():
+        raise WeightsUnavailable(f"{folder} is no folder with weights.", "Check the path.")
     base = _base_of(folder)
     digests = {} if base is None else file_digests(base)
     for component in sorted(p for p in folder.iterdir() if p.is_dir()):

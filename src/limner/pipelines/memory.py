@@ -8,6 +8,7 @@ What a mode promises of its pictures:
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -167,18 +168,36 @@ def place(pipe: PortraitPipeline, mode: MemoryMode, device: torch.device) -> Non
         pipe.unet.compile(backend=mode.compile)
 
 
+def encode(
+    pipe: Any, identity: Identity | None, prompts: Sequence[str], negative_prompt: str = "", strength: float = 1.0
+) -> dict[str, Conditioning]:
+    """Prompt → conditioning of every distinct prompt. What a method changes in the denoiser for the person (large, and
+    the same for every prompt) is held once.
+
+    Raises:
+        PromptError, WeightsMismatch, ConfigError: as `Method.condition`.
+    """
+    from limner.methods.steering import SteeredConditioning
+
+    made: dict[str, Conditioning] = {}
+    first: Conditioning | None = None
+    for prompt in dict.fromkeys(prompts):
+        told = pipe.condition(prompt, identity, negative_prompt, strength)
+        first = first or told
+        if isinstance(told, SteeredConditioning) and isinstance(first, SteeredConditioning):
+            told = dataclasses.replace(told, steering=first.steering)
+        made[prompt] = told
+    return made
+
+
 def encode_then_free(
     pipe: Any, identity: Identity | None, prompts: Sequence[str], negative_prompt: str = "", strength: float = 1.0
 ) -> dict[str, Conditioning]:
-    """Prompt → conditioning of every distinct prompt; the memory of the pipeline's encoder is then given up for good:
-    it can enrol and encode nothing any more, but its sizes are still known.
-
-    Raises:
-        PromptError, WeightsMismatch, ConfigError: as `Method.condition`; the encoder is then kept.
-    """
+    """As `encode`; the memory of the pipeline's encoder is then given up for good: it can enrol and encode nothing any
+    more, but its sizes are still known. After an error the encoder is kept."""
     import torch
 
-    made = {prompt: pipe.condition(prompt, identity, negative_prompt, strength) for prompt in dict.fromkeys(prompts)}
+    made = encode(pipe, identity, prompts, negative_prompt, strength)
     pipe.encoder.free()
     gc.collect()
     if torch.cuda.is_available():

@@ -18,7 +18,7 @@ from limner.faces import FaceFinder
 from limner.pipelines.gaze import gaze_image, parse_gaze
 from limner.pipelines.regions import group_facts
 from limner.pipelines.rescue import MODES as RESCUES
-from limner.pipelines.rescue import Plan, rescue
+from limner.pipelines.rescue import Plan, demand_rescuable, rescue
 from limner.types import Conditioning, Identity, Portrait
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ def paint(
         plans: which small faces to paint again, by seed, known before; None looks for them.
 
     Raises:
-        PromptError, WeightsMismatch, ConfigError: as `PortraitPipeline.__call__`.
+        PromptError, WeightsMismatch, ConfigError: as `PortraitPipeline.__call__`; ConfigError also for a method whose
+            faces cannot be rescued, if that is asked for.
     """
     model.set_scheduler(dials.scheduler)
     digest = identity.digest() if identity is not None else ""
@@ -137,6 +138,8 @@ def paint(
         start = time.perf_counter()
         made = ready and ready[prompt]
         conditioning = made or model.pipe.condition(prompt, identity, negative_prompt, dials.strength)
+        if dials.rescue != "never":
+            demand_rescuable(model.pipe, conditioning)
         placed = conditioning
         if dials.gaze:
             place = gaze_image(parse_gaze(dials.gaze), dials.height, dials.width)

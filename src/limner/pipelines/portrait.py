@@ -170,7 +170,8 @@ class PortraitPipeline(StableDiffusionXLPipeline):
             prompt: B sentences, or one.
             face: one picture of the person, or several of the same person.
             identity: of an enrolled person, or a group of them, instead of `face`.
-            conditioning: what `condition` (or any method) made, instead of prompt, face and identity.
+            conditioning: what `condition` (or any method) made, instead of prompt, face, identity, negative_prompt and
+                strength.
             negative_prompt: what not to paint; one for all, or one a prompt.
             strength: how much of the person goes in, from 0 to 1.
             gaze: where the eyes go, as `limner.pipelines.gaze.parse_gaze` reads it; needs the `controlnet` for it.
@@ -195,7 +196,7 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         height, width = height or self.default_size[0], width or self.default_size[1]
         steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
         guidance = self.config.default_guidance if guidance_scale is None else guidance_scale
-        self._check_source(prompt, face, identity, conditioning)
+        self._check_source(prompt, face, identity, conditioning, negative_prompt, strength)
         self._check_size(height, width)
         self._check_sampling(steps, num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs, sampling)
 
@@ -292,9 +293,13 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         if any(key.startswith(f"{prefix}.") for key in state_dict):
             log.warning("The LoRA's layers for %s are skipped: %s has no such component.", prefix, cls.__name__)
 
-    def _check_source(self, prompt: Any, face: Any, identity: Any, conditioning: Any) -> None:
-        if conditioning is not None and not (prompt is None and face is None and identity is None):
-            raise ConfigError("conditioning says everything; prompt, face and identity cannot be given with it.")
+    def _check_source(
+        self, prompt: Any, face: Any, identity: Any, conditioning: Any, negative_prompt: Any, strength: float
+    ) -> None:
+        said = {"prompt": prompt, "face": face, "identity": identity, "negative_prompt": negative_prompt}
+        also = [name for name, value in said.items() if value is not None] + ["strength"] * (strength != 1)
+        if conditioning is not None and also:
+            raise ConfigError(f"conditioning says everything; {also[0]} cannot be given with it.")
         if face is not None and identity is not None:
             raise ConfigError("Either face or identity says who is painted; both were given.")
         if conditioning is None and not prompt:

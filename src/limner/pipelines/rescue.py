@@ -127,12 +127,15 @@ def rescue(
         plan: what to do, known before; nothing is searched then.
 
     Raises:
-        ConfigError: an unknown mode, a strength outside (0, 1], or a conditioning of several prompts.
+        ConfigError: an unknown mode, a strength outside (0, 1], a conditioning of several prompts, or one that
+            `demand_rescuable` refuses.
         WeightsUnavailable: the face detector that was asked for is not there.
     """
     demand_mode(mode, strength)
     if conditioning.prompt_embeds.shape[0] != 1:
         raise ConfigError(f"A picture has one prompt; got a conditioning of {conditioning.prompt_embeds.shape[0]}.")
+    if mode != "never":
+        demand_rescuable(pipe, conditioning)
     pixels = np.asarray(image.convert("RGB"))
     side = min(pipe.default_size)
     if plan is None:
@@ -166,6 +169,24 @@ def demand_mode(mode: str, strength: float) -> None:
         raise ConfigError(f"rescue is {mode!r}; allowed: {', '.join(MODES)}.")
     if not 0 < strength <= 1:
         raise ConfigError(f"The strength of a rescue is {strength!r}; allowed: over 0 (hardly changed) to 1 (anew).")
+
+
+def demand_rescuable(pipe: PortraitPipeline, conditioning: Conditioning) -> None:
+    """Raises ConfigError where embeddings alone do not say who is painted: image-to-image is told nothing else, and a
+    person who is also an adapter's tokens, changed weights or a photo would come out as somebody else."""
+    from limner.methods.steering import SteeredConditioning
+
+    beside = pipe.unet.config.in_channels != pipe.vae.config.latent_channels
+    for part in (conditioning, *(c for _, c in conditioning.regions)):
+        beside = beside or part.ip_adapter_image_embeds is not None
+        if isinstance(part, SteeredConditioning):
+            steering = part.steering
+            beside = beside or steering.adapter_scale != 0 or bool(steering.change) or steering.photo is not None
+    if beside:
+        raise ConfigError(
+            f"{pipe.method.name} tells the denoiser more of a person than a rescue can tell it once more.",
+            "Paint without --rescue.",
+        )
 
 
 def make_plan(pixels: np.ndarray, conditioning: Conditioning, mode: str, side: int, finder: FaceFinder) -> Plan:

@@ -99,7 +99,7 @@ class RivalPipeline(WordsPipeline):
         Raises:
             ConfigError: also several people in one picture, where the method changes the UNet for each.
         """
-        self._check_source(prompt, face, identity, conditioning)
+        self._check_source(prompt, face, identity, conditioning, negative_prompt, strength)
         if face is not None:
             identity = self.enroll(face)
         if conditioning is None:
