@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/limner world sample --identities 8 --views 10 --seed 1 --out out/sitters.png
+	$(BIN)/limner demo
 
 test: $(STAMP)
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from limner.cli.output import console_error
 from limner.errors import LimnerError, OutOfMemory
 
 GROUPS = (
+    "limner.cli.demo",
     "limner.cli.generate",
     "limner.cli.enroll",
     "limner.cli.faces",

@@ -1,0 +1,81 @@
+"""The mini model that ships: it loads, fits its budget, and paints the person, the style and the scene asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import limner
+from limner.cli.demo import FACE, PROMPTS
+from limner.cli.main import main
+from limner.faces import FaceFinder
+from limner.pipelines.loading import Model, load_model
+from limner.pipelines.paint import default_dials, paint
+from limner.pipelines.ranking import NO_FACE, Likeness
+from limner.pipelines.recogniser import own_embedding
+from limner.provenance import compact, read_provenance
+from limner.types import Identity
+from limner.world.sheet import SheetConfig, sheet
+
+PACKAGED = Path(limner.__file__).parent / "weights"
+TRAINING_PARTS = Path(__file__).resolve().parents[2] / "benchmarks" / "weights"
+LIMIT = 64_000_000
+"""Bytes of each of the two folders of weights."""
+
+FACING = "a photo of S*, looking at the camera"
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load_model("faceclip-mini", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def people(model: Model) -> list[Identity]:
+    """The sitter of the demo, and one of other looks."""
+    other, _ = sheet(SheetConfig(identities=1, views=1, seed=11, size=256, prompt=FACING))
+    return [compact(model.pipe.method.enroll([FaceFinder().face(photo)])) for photo in (FACE, np.asarray(other))]
+
+
+def paintings(model: Model, person: Identity, prompt: str) -> list[Any]:
+    return [p.image for p in paint(model, person, [prompt], range(4), default_dials(model))]
+
+
+def pixels(images: list[Any]) -> np.ndarray:
+    """(N, H, W, 3) in [0, 1]."""
+    return np.stack([np.asarray(image, np.float32) / 255 for image in images])
+
+
+def test_both_folders_keep_to_their_size() -> None:
+    for folder in (PACKAGED, TRAINING_PARTS):
+        assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) <= LIMIT
+
+
+def test_style_and_scene_are_those_asked_for(model: Model, people: list[Identity]) -> None:
+    drawn = pixels(paintings(model, people[0], "a pencil drawing of S*"))
+    snow = pixels(paintings(model, people[0], "a photo of S*, in the snow"))
+    forest = pixels(paintings(model, people[0], "a photo of S*, in a forest"))
+    assert np.ptp(drawn, axis=-1).mean() < np.ptp(forest, axis=-1).mean() / 3
+    corner = (slice(None), slice(0, 24), slice(0, 24))
+    assert snow[corner].mean() > forest[corner].mean() + 0.15
+
+
+def test_each_picture_shows_the_person(model: Model, people: list[Identity]) -> None:
+    """Seen by the model's own face encoder: that the person goes in. The benchmark has judges of its own."""
+    judges = [Likeness(model.pipe.embedder, own_embedding(person)) for person in people]
+    for k, person in enumerate(people):
+        scores = np.array([[judge(image) for judge in judges] for image in paintings(model, person, FACING)])
+        assert (scores > NO_FACE).all()
+        assert (scores[:, k] > scores[:, 1 - k]).all()
+
+
+def test_the_demo_names_its_sheet(tmp_path: Path, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as e:
+        main(["demo", "-n", "1", "--out", str(tmp_path)])
+    assert not e.value.code
+    assert str(tmp_path / "sheet.png") in capsys.readouterr().out
+    portraits = [p for p in tmp_path.glob("*.png") if p.name != "sheet.png"]
+    assert {read_provenance(p).portrait.prompt for p in portraits} == set(PROMPTS)
