@@ -10,14 +10,13 @@ import pytest
 
 from limner.errors import ConfigError, FaceError
 from limner.evaluation.judging import shots_of
-from limner.evaluation.painters import CopyPainter, Enrolled, Painter, Wish
+from limner.evaluation.painters import CopyPainter, Enrolled, Painter
 from limner.evaluation.painting import Job, jobs_of, paint_all
 from limner.evaluation.people import Person, gather, gather_slice, real_picture
 from limner.evaluation.recipe import Benchmark, PeopleSpec
 from limner.evaluation.store import MAIN, Store, encode_png
 from limner.faces import DetectedFace, FaceDetector, FaceFinder
 from limner.training.progress import silent
-from limner.types import Identity
 
 PROMPT = "S* as a wizard, in a forest"
 
@@ -85,20 +84,17 @@ def test_reference_photos_of_sitters_are_photos_and_always_the_same() -> None:
     assert {p.facts["skin"] for p in small} == {"tone 4"}
 
 
-class Unable:
+class Unable(CopyPainter):
     """Cannot enrol the first person."""
 
     def __init__(self, unable: str) -> None:
-        self.unable, self.copy, self.asked = unable, CopyPainter(), 0
+        self.unable, self.asked = unable, 0
 
     def enroll(self, person: Person) -> Enrolled:
         self.asked += 1
         if person.key == self.unable:
             raise FaceError("No face was found.")
-        return self.copy.enroll(person)
-
-    def paint(self, person: Person, identity: Identity | None, wish: Wish) -> list[list[np.ndarray]]:
-        return self.copy.paint(person, identity, wish)
+        return super().enroll(person)
 
 
 def test_somebody_who_cannot_be_enrolled_is_a_failure_not_a_gap(tmp_path: Path) -> None:
