@@ -17,7 +17,7 @@ PROMPTS = (
     "a photo of S*, in a forest",
     "a photo of S* as a wizard, in the snow",
     "an oil painting of S*, on a beach",
-    "a photo of S* wearing a straw hat, smiling, in a city street",
+    "a photo of S* wearing a red hat, smiling, in a city street",
     "a pencil drawing of S*",
     "a photo of S*, in a library, looking to the left",
 )
