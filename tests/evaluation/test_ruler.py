@@ -107,6 +107,27 @@ def test_known_extremes_get_known_scores(finished: tuple[Path, dict[str, Any]]) 
     assert value(report, "real", "diversity") > 0
 
 
+def test_known_photos_are_others_than_the_references_and_judge_identity(judges: Judges) -> None:
+    spec = dataclasses.replace(benchmark_of().people, known=2)
+    people = gather(spec, judges.finder)
+    assert [len(p.known) for p in people] == [2] * 8
+    assert not any(np.array_equal(k.image, f.image) for p in people for k in p.known for f in p.faces)
+    assert [p.photos[0].tobytes() for p in people] == [
+        p.photos[0].tobytes() for p in gather(benchmark_of().people, judges.finder)
+    ]
+
+
+def test_identity_is_judged_by_the_known_photos_and_similarity_by_the_references() -> None:
+    ground, verdicts = _ground(3), _verdicts(3)
+    other = np.roll(ground.gallery["r"], 1, axis=0)
+    found = per_picture(verdicts, dataclasses.replace(ground, gallery={"r": other}))
+    assert found["face_similarity/r"].tolist() == [1] * 6
+    assert found["top1/r"].tolist() == [0] * 6
+    found = per_picture(verdicts, dataclasses.replace(ground, references={"r": other}))
+    assert found["face_similarity/r"].tolist() == [0] * 6
+    assert found["top1/r"].tolist() == [1] * 6
+
+
 def test_noise_and_failures_count_as_zero(finished: tuple[Path, dict[str, Any]]) -> None:
     _, report = finished
     noise = report["methods"]["noise"]["estimates"]
@@ -378,7 +399,9 @@ def test_a_picture_that_is_gone_is_named(tmp_path: Path, judges: Judges) -> None
 
 def _ground(people: int) -> Ground:
     vectors = np.eye(people, 16, dtype=np.float32)
-    return Ground(tuple(f"p{k:02d}" for k in range(people)), {"r": vectors}, ("S* in a forest",), draws=200)
+    return Ground(
+        tuple(f"p{k:02d}" for k in range(people)), {"r": vectors}, {"r": vectors}, ("S* in a forest",), draws=200
+    )
 
 
 def _verdicts(people: int) -> Verdicts:

@@ -260,6 +260,10 @@ def test_the_commands(parts: Path, tmp_path: Path, capsys: Any) -> None:
     who = ("--method", "textual-inversion", "--model", parts / "base")
     assert run("enroll", *who, "--recipe", recipe, "--face", photo, "--out", me) == 0
     assert "learning the person" in capsys.readouterr().err
+    assert run("generate", *who, "--face", photo, "-p", "a wizard", "--out", tmp_path / "none") != 0
+    said = capsys.readouterr().err
+    assert "does not say where the person is" in said
+    assert "learning the person" not in said
     paint = ("generate", *who, "--identity", me, "--seed", "3", "--steps", "2")
     assert run(*paint, "-p", "S* as a wizard", "--out", tmp_path / "a", "--json") == 0
     report = json.loads(capsys.readouterr().out)

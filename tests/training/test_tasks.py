@@ -287,6 +287,20 @@ def test_diffusion_on_faces(make: Make, vae: Path, encoder: Path, tmp_path: Path
     assert picture.shape == (32, 32, 3)
 
 
+def test_diffusion_with_an_identity_loss(make: Make, vae: Path, encoder: Path) -> None:
+    settings = {"autoencoder": str(vae), "encoder": str(encoder), "unet": UNET}
+    plain, task = (make("diffusion", **settings, identity_weight=w, identity_share=1.0) for w in (0.0, 0.5))
+    batch = task.source().batch(np.arange(8), 0)
+    found = task.loss(task.model, batch, Dice(0, 0, range(8)))
+    noise, unlike = (float(found.parts[k]) for k in ("noise", "unlike"))
+    assert noise == pytest.approx(float(plain.loss(task.model, batch, Dice(0, 0, range(8))).total), rel=1e-6)
+    assert 0 < float(found.total) - noise < 0.5 * unlike + 1e-6
+    assert metrics_of(task)["loss"] == pytest.approx(metrics_of(plain)["loss"], rel=1e-5)
+    assert 0 < metrics_of(task)["unlike"] < 2
+    assert "unlike" not in metrics_of(plain)
+    assert_learns(task)
+
+
 def test_towers_in_half_precision_say_nearly_the_same(make: Make, vae: Path, encoder: Path) -> None:
     task = make("diffusion", autoencoder=str(vae), encoder=str(encoder), unet=UNET, towers_dtype="bfloat16")
     batch = task.source().batch(np.arange(8), step=0)

@@ -195,6 +195,7 @@ def _paint(
         add_gaze(model, order.gaze_weights)
     folder = painting.make_folder(out)  # before anybody is learnt, which may take a while
     talk(prompt_remarks(model, [*prompts, negative]))
+    model.pipe.method.check_prompts(prompts)
     identity, faces = _who(order, model, finder, talk)
     embedded = _embedded(order, model, identity, embed, folder, talk)
     ranker = _ranker(order, model, identity, faces) if order.best_of else None

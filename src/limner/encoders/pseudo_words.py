@@ -85,6 +85,15 @@ def split_prompt(prompt: str, placeholders: Collection[str]) -> list[str | Slot]
     return [p for p in found if not isinstance(p, str) or p.strip()]
 
 
+def demand_named(prompt: str, placeholders: Collection[str]) -> None:
+    """Raises PromptError, unless the prompt says where the person is to be."""
+    if not any(isinstance(piece, Slot) for piece in split_prompt(prompt, placeholders)):
+        raise PromptError(
+            f"The prompt {prompt!r} does not say where the person is to be.",
+            f'Write {" or ".join(placeholders)} for them, as in "{next(iter(placeholders), PLACEHOLDER)} as a wizard".',
+        )
+
+
 def split_weights(prompt: str) -> list[tuple[str, float]]:
     """A prompt as stretches of text with their weights: `(S*:1.2)` and `(in a hat:0.8)` count more and less than 1.
 
@@ -166,11 +175,8 @@ def lay_out(
             units += _units(tokenizer, split_prompt(text, words), words, room)
             counts += [weight] * (sum(map(len, units)) - len(counts))
         named = {u[0].placeholder for u in units if isinstance(u[0], Slot)}
-        if demanded and not named:
-            raise PromptError(
-                f"The prompt {prompt!r} does not say where the person is to be.",
-                f'Write {" or ".join(words)} for them, as in "{next(iter(words), PLACEHOLDER)} as a wizard".',
-            )
+        if demanded:
+            demand_named(prompt, words)
         kept, cut = _fit(units, room)
         lost = sorted(named - {u.placeholder for u in kept if isinstance(u, Slot)})
         if lost:

@@ -124,17 +124,16 @@ def judge(
     return kept
 
 
-def gallery(judges: Judges, people: Sequence[Person]) -> dict[str, np.ndarray]:
-    """Recogniser → (G, D): of everybody the mean vector of the faces in their reference photos; zeros without one."""
+def gallery(judges: Judges, faces: Sequence[Sequence[Face]]) -> dict[str, np.ndarray]:
+    """Recogniser → (G, D): of everybody the mean vector of their faces, of unit length; zeros without one."""
     found = {}
     for recogniser in judges.recognisers:
         rows = []
-        flat = [face for person in people for face in person.faces]
-        vectors = recogniser.embed(flat)
+        vectors = recogniser.embed([face for own in faces for face in own])
         at = 0
-        for person in people:
-            mine = vectors[at : at + len(person.faces)]
-            at += len(person.faces)
+        for own in faces:
+            mine = vectors[at : at + len(own)]
+            at += len(own)
             total = mine.sum(0) if len(mine) else np.zeros(vectors.shape[1], np.float32)
             rows.append(total / max(float(np.linalg.norm(total)), 1e-12))
         found[recogniser.about.name] = np.stack(rows)

@@ -44,11 +44,14 @@ class Metric:
     source: str
 
 
+LIKENESS = "likeness/"
+"""Before a recogniser's name: the cosine to the known photos, of which `identity` is made; not shown itself."""
 METRICS = (
     Metric(
         "identity", "identity", "higher",
-        "Face-similarity, moved and scaled so that 0 is a stranger and 1 another real picture of the same person, both "
-        "over the same people and prompts.",
+        "Cosine of a recogniser's vectors of the largest face in the picture and of the person (mean of the known "
+        "photos), moved and scaled so that 0 is a stranger and 1 another real picture of the same person, both over "
+        "the same people and prompts; a picture without a face has cosine 0.",
         "this project",
     ),
     Metric(
@@ -59,7 +62,7 @@ METRICS = (
     ),
     Metric(
         "top1", "found first", "higher",
-        "Share of pictures whose face is nearer to the reference of the right person than to that of anybody else in "
+        "Share of pictures whose face is nearer to the right person (mean of the known photos) than to anybody else in "
         "the gallery.",
         "rank-1 identification, as in MegaFace, arXiv 1512.00596",
     ),
@@ -126,7 +129,8 @@ class Ground:
 
     Attributes:
         persons: keys of everybody in the gallery, those painted first.
-        gallery: recogniser → (G, D).
+        references: recogniser → (G, D), everybody by their reference photos.
+        gallery: the same by the known photos.
         prompts: of the recipe.
         numbers: person → (8,), what the reader sees in the reference photo; empty without a reader.
         features: `attributes` or `clip`.
@@ -134,6 +138,7 @@ class Ground:
     """
 
     persons: tuple[str, ...]
+    references: Mapping[str, np.ndarray]
     gallery: Mapping[str, np.ndarray]
     prompts: tuple[str, ...]
     numbers: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -185,7 +190,8 @@ def per_picture(verdicts: Verdicts, ground: Ground) -> dict[str, np.ndarray]:
         cosines = faces @ known.T
         mine = cosines[np.arange(len(own)), own]
         cosines[np.arange(len(own)), own] = -np.inf
-        out[f"face_similarity/{name}"] = np.where(verdicts.found, mine, 0.0)
+        out[f"{LIKENESS}{name}"] = np.where(verdicts.found, mine, 0.0)
+        out[f"face_similarity/{name}"] = np.where(verdicts.found, (faces * ground.references[name][own]).sum(1), 0.0)
         out[f"top1/{name}"] = (verdicts.found & (mine > cosines.max(1))).astype(float)
     out["text_alignment"] = verdicts.text.astype(float)
     if ground.numbers:  # there is a reader
@@ -213,11 +219,11 @@ def estimates(
     boot, n = ground.bootstrap(len(keys)), len(verdicts)
     pictures = per_picture(verdicts, ground)
     means = {k: per_person(v, verdicts.persons, keys) for k, v in pictures.items()}
-    out = {k: boot.estimate(mean(v), n) for k, v in means.items()}
+    out = {k: boot.estimate(mean(v), n) for k, v in means.items() if not k.startswith(LIKENESS)}
     if floor is not None and ceiling is not None:
         low, high = (_means(_like(v, verdicts), ground, keys) for v in (floor, ceiling))
         for name in ground.recognisers:
-            key = f"face_similarity/{name}"
+            key = f"{LIKENESS}{name}"
             out[f"identity/{name}"] = boot.estimate(normalised(means[key], low[key], high[key]), n)
         if "attributes" in means and "attributes" in high:
             out["attributes_relative"] = boot.estimate(ratio(means["attributes"], high["attributes"]), n)
@@ -250,7 +256,7 @@ def compare(
     if metric.startswith("identity/"):
         if floor is None or ceiling is None:
             return None
-        key = metric.replace("identity/", "face_similarity/")
+        key = metric.replace("identity/", LIKENESS)
         low, high = (_means(_among(v, shared), ground, keys)[key] for v in (floor, ceiling))
         a, b = (normalised(_means(v, ground, keys)[key], low, high) for v in (first, second))
     else:

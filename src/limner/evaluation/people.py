@@ -37,6 +37,7 @@ class Person:
         faces: aligned faces in them; empty if none was found.
         facts: what they are like, for breakdowns (world): sex, age, skin, glasses.
         sitter: of the world, or None.
+        known: aligned faces of the photos by which the scorers know them; empty if those are the reference photos.
         others: further photos of them (folder).
     """
 
@@ -45,6 +46,7 @@ class Person:
     faces: tuple[Face, ...]
     facts: dict[str, str] = field(default_factory=dict)
     sitter: Sitter | None = None
+    known: tuple[Face, ...] = ()
     others: tuple[np.ndarray, ...] = ()
 
 
@@ -98,15 +100,20 @@ def find_face(finder: FaceFinder, image: np.ndarray) -> Face | None:
 
 
 def _sitter(spec: PeopleSpec, sitter: Sitter, finder: FaceFinder) -> Person:
+    return _person(spec, sitter, _photos(spec, sitter, "reference", spec.references), finder)
+
+
+def _photos(spec: PeopleSpec, sitter: Sitter, purpose: str, count: int) -> list[Picture]:
+    """Photos that show who it is: not turned far away, no hat, no sunglasses."""
     pictures = []
-    for k in range(spec.references):
+    for k in range(count):
         for attempt in range(_TRIES):
-            seed = derive("reference", spec.seed, sitter.seed, k, attempt)
+            seed = derive(purpose, spec.seed, sitter.seed, k, attempt)
             view = sample_view(sitter, seed, "any", style="photo", headwear="none")
             if abs(view.yaw) <= REFERENCE_YAW and view.eyewear != "sunglasses":
                 break
         pictures.append(render(sitter, view, spec.size))
-    return _person(spec, sitter, pictures, finder)
+    return pictures
 
 
 def _person(spec: PeopleSpec, sitter: Sitter, pictures: Sequence[Picture], finder: FaceFinder) -> Person:
@@ -117,18 +124,25 @@ def _person(spec: PeopleSpec, sitter: Sitter, pictures: Sequence[Picture], finde
         "skin": f"tone {min(4, 1 + int(4 * sitter.skin))}",
         "glasses": "yes" if said["eyewear"] == "glasses" else "no",
     }
-    faces: list[Face | None]
-    if spec.align == "truth":
-        faces = [_placed(p) for p in pictures]
-    else:
-        faces = [find_face(finder, p.image) for p in pictures]
     return Person(
         f"sitter-{sitter.seed}",
         tuple(p.image for p in pictures),
-        tuple(f for f in faces if f is not None),
+        _faces(spec, pictures, finder),
         facts,
         sitter,
+        _faces(spec, _photos(spec, sitter, "known", spec.known), finder),
     )
+
+
+def _faces(spec: PeopleSpec, pictures: Sequence[Picture], finder: FaceFinder) -> tuple[Face, ...]:
+    if spec.align == "truth":
+        return tuple(_placed(p) for p in pictures)
+    return _found([p.image for p in pictures], finder)
+
+
+def _found(photos: Sequence[np.ndarray], finder: FaceFinder) -> tuple[Face, ...]:
+    faces = (find_face(finder, photo) for photo in photos)
+    return tuple(face for face in faces if face is not None)
 
 
 def _placed(picture: Picture) -> Face:
@@ -147,24 +161,25 @@ def _from_folder(spec: PeopleSpec, finder: FaceFinder) -> list[Person]:
     for row in range(len(pictures)):
         name = str(pictures.rows.names[row])
         photos.setdefault(name, []).append(pictures.sample(row).image)
-    enough = {n: p for n, p in photos.items() if len(p) > spec.references}
+    taken = spec.references + spec.known
+    enough = {n: p for n, p in photos.items() if len(p) > taken}
     if len(enough) < spec.gallery:
         raise ConfigError(
-            f"{spec.path} has {len(enough)} people with more than {spec.references} photos; {spec.gallery} are asked "
-            "for.",
-            "Lower people.count and people.gallery, or add photos: one beyond the references bounds the score.",
+            f"{spec.path} has {len(enough)} people with more than {taken} photos; {spec.gallery} are asked for.",
+            "Lower people.count, people.gallery or people.known, or add photos: one beyond those that are given and "
+            "known bounds the score.",
         )
     found = []
     for name in sorted(enough)[: spec.gallery]:
         sorted_photos = sorted(enough[name], key=lambda p: hashlib.sha256(p.tobytes()).hexdigest())
         given = sorted_photos[: spec.references]
-        faces = [find_face(finder, p) for p in given]
         found.append(
             Person(
                 "".join(c if c.isalnum() or c in "-_." else "_" for c in name),
                 tuple(given),
-                tuple(f for f in faces if f is not None),
-                others=tuple(sorted_photos[spec.references :]),
+                _found(given, finder),
+                known=_found(sorted_photos[spec.references : taken], finder),
+                others=tuple(sorted_photos[taken:]),
             )
         )
     keys = [p.key for p in found]

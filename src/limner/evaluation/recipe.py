@@ -31,6 +31,8 @@ class PeopleSpec(Config):
         gallery: people among whom the right one is to be found; those painted, and further ones.
         size: side of the reference photos and of the real pictures, in pixels (world).
         references: photos of each person that a method is given.
+        known: further real photos of each person by which the scorers know them, so that copying the reference earns
+            nothing beyond likeness; 0 lets them know people by the reference photos.
         align: `truth` places reference faces by the world's landmarks, `detector` by the detector that also scores.
         seed: of the reference photos and of all noise.
     """
@@ -42,6 +44,7 @@ class PeopleSpec(Config):
     gallery: int = 100
     size: int = 128
     references: int = 1
+    known: int = 0
     align: str = "truth"
     seed: int = 0
 
@@ -55,6 +58,7 @@ class PeopleSpec(Config):
             self.check(self.gallery <= SPLITS[self.split].count, "gallery", f"up to {SPLITS[self.split].count}")
         self.check(64 <= self.size <= 512, "size", "64 to 512 pixels")
         self.check(self.references >= 1, "references", "1 or more")
+        self.check(self.known >= 0, "known", "0 or more")
         self.check(self.align in ("truth", "detector"), "align", "truth, detector")
         self.check(self.align == "detector" or self.kind == "world", "align", "detector, for photos")
         self.check(self.seed >= 0, "seed", "0 or more")

@@ -175,7 +175,8 @@ def _ground(benchmark: Benchmark, judges: Judges, people: Sequence[Person]) -> G
         numbers = {p.key: row for p, row in zip(people, read.numbers, strict=True)}
     return Ground(
         tuple(p.key for p in people),
-        gallery(judges, people),
+        gallery(judges, [p.faces for p in people]),
+        gallery(judges, [p.known or p.faces for p in people]),
         benchmark.prompts,
         numbers,
         judges.features,

@@ -44,6 +44,10 @@ class Method(ABC):
             FaceError: no face given.
         """
 
+    def check_prompts(self, prompts: Sequence[str]) -> None:  # noqa: B027 (most methods have nothing to check)
+        """Raises PromptError for prompts that could paint nobody, before `enroll` takes its minutes; methods that enrol
+        in a moment leave it to `condition`."""
+
     @abstractmethod
     def condition(
         self,

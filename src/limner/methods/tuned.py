@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from limner.encoders.pseudo_words import PLACEHOLDER, demand_named
 from limner.encoders.rivals import RivalEncoder
 from limner.methods.base import demand_faces, face_images
 from limner.methods.rival import Rival, probe_unet
@@ -58,6 +59,11 @@ class Tuned(Rival):
         checkpoint = checkpoint_path(cache, self.name, self.version, self.settings, self.probe(), images)
         tensors = self.learn(lesson, images, checkpoint)
         return self.made(tensors, faces, tuning=self.settings.to_dict())
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """See `Method.check_prompts`."""
+        for prompt in prompts:
+            demand_named(prompt, [PLACEHOLDER])
 
     @abstractmethod
     def learn(self, lesson: Lesson, images: Tensor, checkpoint: Path | None) -> dict[str, Tensor]:

@@ -207,19 +207,21 @@ class FaceCLIPConditioner(Conditioner):
             demand(table, captions=True, landmarks=True)
             ids = {k: both_ids(self.encoder, table, k) for k in ("caption", "prompt")}
             faces = face_features(self.encoder, table, device, report)
-            found.append((ids, faces, Partners(table["identity"], table["reference"])))
+            found.append((ids, faces, Partners(table["identity"], table["reference"]), table["reference"]))
         return found
 
     def columns(self, prepared: Any, rows: np.ndarray, step: int) -> dict[str, np.ndarray]:
-        ids, faces, partners = prepared
+        ids, faces, partners, recognisable = prepared
         reference = partners.of(rows, step)
         found = {f"{k}_{kind}": v[i][rows] for k, v in ids.items() for i, kind in enumerate(("plain", "ids"))}
+        found |= {"own_class_token": faces["class_token"][rows], "recognisable": recognisable[rows]}
         return {**found, **{k: faces[k][reference] for k in ("class_token", "patch_tokens")}}
 
     def example(self, rows: int) -> Batch:
         face, ids = self.encoder.faces[0].config, torch.zeros(rows, self.encoder.config.context, dtype=torch.long)
         batch = {f"{k}_{kind}": ids for k in ("caption", "prompt") for kind in ("plain", "ids")}
-        batch["class_token"] = torch.ones(rows, face.output)
+        batch["class_token"] = batch["own_class_token"] = torch.ones(rows, face.output)
+        batch["recognisable"] = torch.ones(rows, dtype=torch.bool)
         batch["patch_tokens"] = torch.ones(rows, face.grid**2, face.width, dtype=torch.float16)
         return batch
 

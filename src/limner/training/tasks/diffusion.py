@@ -32,6 +32,7 @@ from limner.training.denoising import (
 )
 from limner.training.dice import Dice
 from limner.training.face_weights import place_weights
+from limner.training.identity_loss import IdentityLoss
 from limner.training.metrics import mean_interval
 from limner.training.parts import autoencoder_of, unet_of
 from limner.training.sheets import contact_sheet
@@ -103,6 +104,8 @@ class DiffusionSettings(Config):
         schedule: of the noise.
         min_snr: gamma of min-SNR weighting; None weighs all noise alike.
         face_weight, eye_weight: how much more an error counts in the face and at the eyes; need landmarks.
+        identity_weight: of `IdentityLoss`, for FaceCLIP; 0 leaves it out.
+        identity_share, identity_noise: its `share` and `noise`.
         dropout: share of rows whose conditioning is dropped, for classifier-free guidance.
         faceless: see `FaceCLIPConditioner`.
         prompts: share of rows that read the sentence with S* instead of the caption.
@@ -125,6 +128,9 @@ class DiffusionSettings(Config):
     min_snr: float | None = None
     face_weight: float = 0.0
     eye_weight: float = 0.0
+    identity_weight: float = 0.0
+    identity_share: float = 0.25
+    identity_noise: float = 3.0
     dropout: float = 0.1
     faceless: float = 0.1
     prompts: float = 0.5
@@ -139,8 +145,11 @@ class DiffusionSettings(Config):
         self.check(bool(self.clips) != bool(self.encoder), "encoder", "either clips or encoder")
         for name in ("dropout", "faceless", "prompts"):
             self.check(0 <= getattr(self, name) <= 1, name, "0 to 1")
-        for name in ("face_weight", "eye_weight"):
+        for name in ("face_weight", "eye_weight", "identity_weight"):
             self.check(getattr(self, name) >= 0, name, "0 or more")
+        self.check(not self.identity_weight or bool(self.encoder), "identity_weight", "0 without an encoder")
+        self.check(0 < self.identity_share <= 1, "identity_share", "above 0 to 1")
+        self.check(self.identity_noise > 0, "identity_noise", "above 0")
         self.check(self.min_snr is None or self.min_snr > 0, "min_snr", "more than 0, or null")
         self.check(self.min_snr is None or not self.schedule.zero_snr, "min_snr", "null with schedule.zero_snr")
         self.check(all(h % 8 == 0 and w % 8 == 0 for h, w in self.sizes), "sizes", "multiples of 8")
@@ -150,7 +159,8 @@ class DiffusionSettings(Config):
 
 
 class DiffusionTask(Task[DiffusionSettings]):
-    """See `DiffusionSettings`; the metric is the loss on held-out pictures at fixed noise and times."""
+    """See `DiffusionSettings`; metrics are the loss on held-out pictures at fixed noise and times, and `unlike`, the
+    mean identity loss, if there is one."""
 
     name = "diffusion"
     settings_class: ClassVar = DiffusionSettings
@@ -169,6 +179,16 @@ class DiffusionTask(Task[DiffusionSettings]):
         if settings.checkpointing:
             self.unet.enable_gradient_checkpointing()
         write_out_attention(self.unet)
+        self.identity: IdentityLoss | None = None
+        if settings.identity_weight and isinstance(self.conditioner, FaceCLIPConditioner):
+            self.identity = IdentityLoss(
+                settings.schedule,
+                self._decode,
+                self.conditioner.encoder.faces[0].eval(),
+                settings.identity_share,
+                settings.identity_noise,
+                DTYPES[settings.towers_dtype],
+            )
         self.model = channels_last(self.unet)
 
     def frozen(self) -> list[nn.Module]:
@@ -205,20 +225,33 @@ class DiffusionTask(Task[DiffusionSettings]):
         return height * width // 64 + self.conditioner.context
 
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
-        return Losses(self._each(model, batch, dice).mean(), {})
+        noise, likeness = self._each(model, batch, dice)
+        if likeness is None:
+            return Losses(noise.mean(), {})
+        unlike, where = likeness
+        loss = noise.mean() + self.settings.identity_weight / self.settings.identity_share * unlike.mean()
+        return Losses(loss, {"noise": noise.mean().detach(), "unlike": (unlike.sum() / where.sum()).detach()})
 
     def validate(self) -> dict[str, float]:
         source = self.sources[1]
         rows = source.first_group()[: self.settings.validation]
-        found = []
+        found, unlike = [], []
         for start in range(0, len(rows), 32):
             some = rows[start : start + 32]
             batch = {k: v.to(self.device) for k, v in source.batch(some, step=0).items()}
-            found.append(self._each(self.model, batch, Dice(0, 0, range(start, start + len(some)), self.device)))
-        return {**mean_interval("loss", torch.cat(found).cpu().numpy()), "n": len(rows)}
+            noise, likeness = self._each(self.model, batch, Dice(0, 0, range(start, start + len(some)), self.device))
+            found.append(noise)
+            if likeness is not None:
+                unlike.append(likeness[0][likeness[1]])
+        metrics = {**mean_interval("loss", torch.cat(found).cpu().numpy()), "n": len(rows)}
+        if unlike and len(torch.cat(unlike)):
+            metrics["unlike"] = float(torch.cat(unlike).mean())
+        return metrics
 
-    def _each(self, model: nn.Module, batch: Batch, dice: Dice) -> torch.Tensor:
-        """The loss of every row: (B,)."""
+    def _each(
+        self, model: nn.Module, batch: Batch, dice: Dice
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
+        """The denoising loss of every row (B,), and what `IdentityLoss` says of them, if it is asked."""
         settings = self.settings
         latents, noise, t, noisy = noisy_latents(settings.schedule, batch, dice)
         embeds, pooled = self.conditioner.draw(
@@ -228,7 +261,10 @@ class DiffusionTask(Task[DiffusionSettings]):
         added = {"text_embeds": pooled, "time_ids": batch["time"].float()}
         prediction = model(noisy, t, embeds, added_cond_kwargs=added).sample
         places = place_weights(batch["landmarks"], latents.shape[2:], 8, settings.face_weight, settings.eye_weight)
-        return denoising_loss(settings.schedule, prediction, latents, noise, t, settings.min_snr, places)
+        loss = denoising_loss(settings.schedule, prediction, latents, noise, t, settings.min_snr, places)
+        if self.identity is None:
+            return loss, None
+        return loss, self.identity(noisy, prediction, t, batch, dice.uniform())
 
     def sheet(self) -> Image.Image:
         """Held-out pictures above what the model paints for their conditioning."""
