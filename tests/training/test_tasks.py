@@ -301,6 +301,18 @@ def test_diffusion_with_an_identity_loss(make: Make, vae: Path, encoder: Path) -
     assert_learns(task)
 
 
+def test_an_identity_loss_can_be_counted(data: dict[str, Any], vae: Path, encoder: Path, tmp_path: Path) -> None:
+    """Although it depends on the data, in how many rows it is computed."""
+    from limner.training.plan import plan
+    from limner.training.tasks import load_training
+
+    parts = {"autoencoder": str(vae), "encoder": str(encoder), "unet": UNET}
+    settings = {"data": data, "held_out": data, **parts, "identity_weight": 0.5}
+    values = {"name": "t", "task": "diffusion", "settings": settings, "loop": {"steps": 2, "batch_size": 8}}
+    (tmp_path / "t.yaml").write_text(json.dumps(values))
+    assert plan(*load_training(tmp_path / "t.yaml"), tmp_path, gpus=1)["trained_parameters"] > 0
+
+
 def test_towers_in_half_precision_say_nearly_the_same(make: Make, vae: Path, encoder: Path) -> None:
     task = make("diffusion", autoencoder=str(vae), encoder=str(encoder), unet=UNET, towers_dtype="bfloat16")
     batch = task.source().batch(np.arange(8), step=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,7 @@ from limner.data.crops import align_faces
 from limner.data.loader import Batch
 from limner.diffusion.schedule import NoiseSchedule
 from limner.encoders.face_vit import FaceViT
+from limner.training.parts import counting_sizes
 
 
 class IdentityLoss:
@@ -54,7 +56,7 @@ class IdentityLoss:
         known = ~batch["landmarks"].isnan().flatten(1).any(1)
         chosen = clear & known & batch["recognisable"] & (uniform < self.share)
         loss = torch.zeros(len(t), device=t.device)
-        rows = chosen.nonzero()[:, 0]
+        rows = torch.arange(math.ceil(self.share * len(t))) if counting_sizes() else chosen.nonzero()[:, 0]
         if len(rows):
             latents = self.schedule.clean(noisy[rows], prediction[rows].float(), t[rows])
             with torch.autocast(t.device.type, self.dtype, enabled=self.dtype != torch.float32):
