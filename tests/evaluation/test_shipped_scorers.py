@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 from truth_judges import Detector, Truth, truth_judges
 
@@ -20,8 +19,6 @@ from limner.training.progress import silent
 WEIGHTS = Path(__file__).resolve().parents[2] / "benchmarks" / "weights"
 FOLDERS = [WEIGHTS / f"scorer-{name}" for name in ("recogniser", "clip", "attributes")]
 PROMPTS = ["S* as a wizard, in a forest", "Watercolor style, S* face", "a photo of S* as a chef, on a beach"]
-
-pytestmark = pytest.mark.skipif(not all(f.is_dir() for f in FOLDERS), reason="the scorers are not trained yet")
 
 
 def test_trained_scorers_put_known_extremes_in_order(tmp_path: Path) -> None:
