@@ -152,7 +152,7 @@ def test_the_loss_is_the_papers(make: Make) -> None:
     task = make(regularisation=0.25)
     batch = task.source().batch(np.arange(4), 0)
     found = task.loss(task.model, batch, Dice(0, 0, range(4)))
-    assert torch.isclose(found.total, found.parts["diffusion"] + 0.25 * found.parts["norm"])
+    assert torch.isclose(found.total, found.parts["noise"] + 0.25 * found.parts["norm"])
     words = task._words(task.model, batch)
     assert torch.isclose(found.parts["norm"], sum(w.norm(dim=-1).sum(1) for w in words).mean())
 
@@ -172,19 +172,19 @@ def test_reconstruction_and_edits_are_mixed(make: Make) -> None:
     for step in range(30):
         batch = {k: v.numpy() for k, v in source.batch(np.arange(7), step).items()}
         for i in range(7):
-            if batch["face"][i].tobytes() in {source.pictures["image"][j].tobytes() for j in range(8)}:
-                face = row_of(source.pictures["image"], batch["face"][i])
-                assert face == i == row_of(source.latents["latents"], batch["latents"][i])
+            if batch["face"][i].tobytes() in {source.pictures.pictures["image"][j].tobytes() for j in range(8)}:
+                face = row_of(source.pictures.pictures["image"], batch["face"][i])
+                assert face == i == row_of(source.pictures.latents["latents"], batch["latents"][i])
                 assert batch["ids_0"][i].tolist() in source.templates.arrays["ids_0"].tolist()
             else:
                 edits += 1
-                face = row_of(source.edits["image"], batch["face"][i])
-                target = row_of(source.edit_latents["latents"], batch["latents"][i])
-                assert source.edits["reference"][face]
-                assert not source.edits["reference"][target]
-                assert source.edits["identity"][face] == source.edits["identity"][target]
+                face = row_of(source.edits.pictures["image"], batch["face"][i])
+                target = row_of(source.edits.latents["latents"], batch["latents"][i])
+                assert source.edits.pictures["reference"][face]
+                assert not source.edits.pictures["reference"][target]
+                assert source.edits.pictures["identity"][face] == source.edits.pictures["identity"][target]
                 tokens = task.towers.tokenizers[0].decode(batch["ids_0"][i])
-                assert ("wizard" in tokens) == (b"wizard" in source.edits["prompt"][target])
+                assert ("wizard" in tokens) == (b"wizard" in source.edits.pictures["prompt"][target])
             assert sorted(batch["slots_1"][i][batch["slots_1"][i] >= 0]) == [0, 1]
     assert 0.35 < edits / 210 < 0.65
     first, again = (source.batch(np.arange(7), 3) for _ in range(2))
@@ -194,7 +194,7 @@ def test_reconstruction_and_edits_are_mixed(make: Make) -> None:
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (1.0, 7)])
 def test_the_ablations_of_the_mix(make: Make, share: float, expected: int) -> None:
     source: Any = make(edit_share=share).source()
-    faces = {source.pictures["image"][j].tobytes() for j in range(8)}
+    faces = {source.pictures.pictures["image"][j].tobytes() for j in range(8)}
     batch = source.batch(np.arange(7), 0)
     assert sum(f.numpy().tobytes() not in faces for f in batch["face"]) == expected
 
@@ -210,7 +210,7 @@ def test_a_masked_loss_sees_the_face_alone(make: Make) -> None:
     batch = task.source().batch(np.arange(4), 0)
     words, errors = task._words(task.model, batch), []
     for _ in range(2):
-        errors.append(task._each(words, batch, Dice(0, 0, range(4))).detach())
+        errors.append(task._each(words, batch, Dice(0, 0, range(4))).noise.detach())
         batch["landmarks"] = batch["landmarks"] + 8
     assert not torch.allclose(*errors)
 
@@ -219,9 +219,30 @@ def test_without_a_mask_the_loss_is_the_plain_one(make: Make) -> None:
     task = make(edit_share=0.0)
     batch = task.source().batch(np.arange(4), 0)
     words = task._words(task.model, batch)
-    found = task._each(words, batch, Dice(0, 0, range(4)))
+    found = task._each(words, batch, Dice(0, 0, range(4))).noise
     batch["landmarks"] = torch.full_like(batch["landmarks"], torch.nan)
-    assert torch.equal(task._each(words, batch, Dice(0, 0, range(4))), found)
+    assert torch.equal(task._each(words, batch, Dice(0, 0, range(4))).noise, found)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_judge_can_look_at_what_is_painted(make: Make, where: Path, dtype: str) -> None:
+    judged = {"identity_weight": 0.5, "identity_share": 1.0, "identity_noise": 1e6, "judge": str(where / "face")}
+    plain, task = (make(edit_share=0.5, base_dtype=dtype, **own) for own in ({}, judged))
+    plain.model.load_state_dict(task.model.state_dict())
+    batch = task.source().batch(np.arange(7), 0)
+    found = task.loss(task.model.train(), batch, Dice(0, 0, range(7)))
+    alone = plain.loss(plain.model.train(), batch, Dice(0, 0, range(7)))
+    assert torch.isclose(found.parts["noise"], alone.parts["noise"])
+    each = task.each(task.model, batch, Dice(0, 0, range(7)))
+    assert each.judged is not None
+    assert each.judged.tolist() == batch["recognisable"].tolist()  # reconstructions; edits are no photos
+    assert 0 < int(each.judged.sum()) < 7
+    extra = found.total - found.parts["noise"] - 1e-4 * found.parts["norm"]
+    assert torch.isclose(extra, 0.5 * each.unlike.mean(), rtol=1e-3)
+    each.unlike.sum().backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in task.model.parameters() if p.ndim > 1)
+    with torch.no_grad():
+        assert 0 < task.validate()["unlike"] < 2
 
 
 def test_a_base_in_bfloat16_trains_validates_and_paints(make: Make) -> None:
@@ -239,6 +260,8 @@ def test_a_base_in_bfloat16_trains_validates_and_paints(make: Make) -> None:
     [
         ({"edits": None}, "edit_share is 0.5; allowed: 0 without edits"),
         ({"templates": ["a face"]}, r"prompts with S\*"),
+        ({"identity_weight": 0.1}, "judge is ''; allowed: a folder with identity_weight"),
+        ({"identity_share": 0}, "identity_share is 0"),
         ({"edit_share": 1.5}, "edit_share is 1.5"),
         ({"base_dtype": "half"}, "float32, bfloat16, float16"),
         ({"edits": {"kind": "folder", "path": "x", "size": 64}}, "one size"),

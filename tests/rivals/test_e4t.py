@@ -93,7 +93,7 @@ def test_untrained_offsets_change_nothing(parts: Path) -> None:
         for p in model.head.parameters():
             p.zero_()
         with_person, nobody = (
-            fresh.each(fresh.model, batch, Dice(0, 0, range(2)), baseline=baseline) for baseline in (False, True)
+            fresh.each(fresh.model, batch, Dice(0, 0, range(2)), baseline=baseline).noise for baseline in (False, True)
         )
     assert torch.allclose(with_person, nobody, atol=1e-6)
 

@@ -91,7 +91,7 @@ def test_each_edit_stands_beside_its_own_photo(task: InstructPix2PixTask) -> Non
     source: Any = task.source()
     assert len(source) == 4  # the one picture of every person that is no reference
     batch = source.batch(np.arange(4), 0)
-    table = source.latents["latents"]
+    table = source.targets.latents["latents"]
     for row, (edit, photo) in enumerate(zip(batch["latents"].numpy(), batch["photo"].numpy(), strict=True)):
         assert np.array_equal(edit, table[3 * row + 2])
         assert any(np.array_equal(photo, table[3 * row + k]) for k in range(2))

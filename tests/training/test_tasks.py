@@ -301,6 +301,15 @@ def test_diffusion_with_an_identity_loss(make: Make, vae: Path, encoder: Path) -
     assert_learns(task)
 
 
+def test_a_judge_of_ones_own_looks_at_what_text_alone_paints(
+    make: Make, vae: Path, clips: list[str], face: Path
+) -> None:
+    judged = {"identity_weight": 0.5, "identity_share": 1.0, "judge": str(face)}
+    task = make("diffusion", autoencoder=str(vae), clips=clips, unet=UNET, **judged)
+    assert 0 < metrics_of(task)["unlike"] < 2
+    assert_learns(task)
+
+
 def test_an_identity_loss_can_be_counted(data: dict[str, Any], vae: Path, encoder: Path, tmp_path: Path) -> None:
     """Although it depends on the data, in how many rows it is computed."""
     from limner.training.plan import plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from limner.data.partners import Partners
 from limner.data.tables import Report, captions_of, demand, to_images
 from limner.diffusion.loss import drop_conditioning
 from limner.diffusion.schedule import NoiseSchedule
-from limner.encoders.face_vit import FaceTokens
+from limner.encoders.face_vit import FaceTokens, FaceViT
 from limner.encoders.parts import save_text
 from limner.errors import ConfigError
 from limner.training.dice import Dice
@@ -56,13 +56,68 @@ def _scaling(vae: Any) -> dict[str, float]:
     return {} if (scale, shift) == (1, 0) else {"scaling_factor": scale, "shift_factor": shift}
 
 
-def noisy_latents(
-    schedule: NoiseSchedule, batch: Batch, dice: Dice
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Latents (B,C,h,w) of a batch in float32, noise and timesteps (B,) drawn for them, and both together."""
+def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Latents (B,C,h,w) as the denoiser knows them → pictures (B,3,H,W) in [0, 1], differentiable."""
+    latents = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
+    return (vae.decode(latents.to(vae.dtype), return_dict=False)[0] + 1).div(2).clamp(0, 1)
+
+
+class Noisy(NamedTuple):
+    """What a denoiser is given: clean latents (B,C,h,w) in float32, the noise and timesteps (B,) drawn for them, and
+    both together."""
+
+    latents: torch.Tensor
+    noise: torch.Tensor
+    t: torch.Tensor
+    seen: torch.Tensor
+
+
+def noisy_latents(schedule: NoiseSchedule, batch: Batch, dice: Dice) -> Noisy:
+    """The latents of a batch under noise."""
     latents = batch["latents"].float()
     noise, t = dice.normal(*latents.shape[1:]), schedule.timesteps(dice.uniform())
-    return latents, noise, t, schedule.add_noise(latents, noise, t)
+    return Noisy(latents, noise, t, schedule.add_noise(latents, noise, t))
+
+
+class Targets:
+    """Pictures that a denoiser learns to paint, as its rows need them.
+
+    Args:
+        pictures, latents: tables of the same rows.
+        faces: what the judge of an identity loss says of them (`face_features`), or None.
+    """
+
+    def __init__(self, pictures: Table, latents: Table, faces: Table | None = None) -> None:
+        self.pictures, self.latents, self.faces = pictures, latents, faces
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def columns(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """`latents`, `time` and `landmarks` of the rows (B,); with a judge `own_class_token` and `recognisable` too."""
+        found = {"latents": self.latents["latents"][rows]}
+        found |= {name: self.pictures[name][rows] for name in ("time", "landmarks")}
+        if self.faces is not None:
+            found |= {
+                "own_class_token": self.faces["class_token"][rows],
+                "recognisable": self.pictures["reference"][rows],
+            }
+        return found
+
+    @staticmethod
+    def example(rows: int, channels: int, places: tuple[int, int], factor: int, judge: FaceViT | None) -> Batch:
+        """Made-up columns, as `columns` would give them."""
+        height, width = (factor * side for side in places)
+        marks = torch.tensor([[0.4, 0.45], [0.6, 0.45], [0.5, 0.55], [0.42, 0.65], [0.58, 0.65]])
+        batch = {
+            "latents": torch.zeros(rows, channels, *places, dtype=torch.float16),
+            "time": torch.tensor([[height, width, 0, 0, height, width]] * rows, dtype=torch.int32),
+            "landmarks": (marks * torch.tensor([width, height])).expand(rows, 5, 2),
+        }
+        if judge is not None:
+            batch["own_class_token"] = torch.ones(rows, judge.config.output)
+            batch["recognisable"] = torch.ones(rows, dtype=torch.bool)
+        return batch
 
 
 def write_out_attention(*models: Any) -> None:
@@ -206,22 +261,20 @@ class FaceCLIPConditioner(Conditioner):
         for table in pictures:
             demand(table, captions=True, landmarks=True)
             ids = {k: both_ids(self.encoder, table, k) for k in ("caption", "prompt")}
-            faces = face_features(self.encoder, table, device, report)
-            found.append((ids, faces, Partners(table["identity"], table["reference"]), table["reference"]))
+            faces = face_features(self.encoder.faces[0], table, device, report)
+            found.append((ids, faces, Partners(table["identity"], table["reference"])))
         return found
 
     def columns(self, prepared: Any, rows: np.ndarray, step: int) -> dict[str, np.ndarray]:
-        ids, faces, partners, recognisable = prepared
+        ids, faces, partners = prepared
         reference = partners.of(rows, step)
         found = {f"{k}_{kind}": v[i][rows] for k, v in ids.items() for i, kind in enumerate(("plain", "ids"))}
-        found |= {"own_class_token": faces["class_token"][rows], "recognisable": recognisable[rows]}
         return {**found, **{k: faces[k][reference] for k in ("class_token", "patch_tokens")}}
 
     def example(self, rows: int) -> Batch:
         face, ids = self.encoder.faces[0].config, torch.zeros(rows, self.encoder.config.context, dtype=torch.long)
         batch = {f"{k}_{kind}": ids for k in ("caption", "prompt") for kind in ("plain", "ids")}
-        batch["class_token"] = batch["own_class_token"] = torch.ones(rows, face.output)
-        batch["recognisable"] = torch.ones(rows, dtype=torch.bool)
+        batch["class_token"] = torch.ones(rows, face.output)
         batch["patch_tokens"] = torch.ones(rows, face.grid**2, face.width, dtype=torch.float16)
         return batch
 

@@ -26,6 +26,7 @@ from limner.training.denoising import write_out_attention
 from limner.training.dice import Dice
 from limner.training.dreamidentity_data import FaceMix, PromptTable
 from limner.training.frozen_base import SHEET_FACES, FrozenBaseSettings, FrozenBaseTask, people_sheet
+from limner.training.identity_loss import RowLosses
 from limner.training.parts import backbone_of
 from limner.training.task import Losses, Report
 from limner.types import Identity
@@ -119,42 +120,41 @@ class DreamIdentityTask(FrozenBaseTask[DreamIdentitySettings]):
 
     def frozen(self) -> list[nn.Module]:
         own = [] if self.settings.tune_backbone else [self.m2id.backbone]
-        return [self.vae, self.unet, self.towers, *own]
+        return [*super().frozen(), self.unet, self.towers, *own]
 
     def prepare(self, report: Report) -> None:
         settings = self.settings
         self.sources = [
             FaceMix(
-                *self.tables(settings.data, report),
+                self.targets(settings.data, report),
                 self._prompts(list(settings.templates)),
-                *(self.tables(settings.edits, report) if settings.edits and settings.edit_share else ()),
+                self.targets(settings.edits, report) if settings.edits and settings.edit_share else None,
                 share=settings.edit_share,
                 lay_out=self._prompts,
             ),
-            FaceMix(*self.tables(settings.held_out, report), self._prompts(list(settings.templates))),
+            FaceMix(self.targets(settings.held_out, report), self._prompts(list(settings.templates))),
         ]
         nn.Module.to(self.vae, settings.dtype)
 
     def example(self, rows: int) -> Batch:
         size = self.settings.data.size
-        eyes = torch.tensor([[0.4, 0.45], [0.6, 0.45], [0.5, 0.55], [0.42, 0.65], [0.58, 0.65]]) * size
         prompts = self._prompts([self.settings.templates[0]])
+        made = super().example(rows)
         return {
-            **super().example(rows),
+            **made,
             "face": torch.zeros(rows, size, size, 3, dtype=torch.uint8),
-            "face_landmarks": eyes.expand(rows, 5, 2),
-            "landmarks": eyes.expand(rows, 5, 2),
+            "face_landmarks": made["landmarks"],
             **{k: torch.from_numpy(v) for k, v in prompts.batch(np.zeros(rows, np.int64)).items()},
         }
 
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
         words = self._words(model, batch)
-        diffusion = self._each(words, batch, dice).mean()
+        costs = self._each(words, batch, dice).losses(self.settings)
         norm = word_norm(words).mean()
-        total = diffusion + self.settings.regularisation * norm
-        return Losses(total, {"diffusion": diffusion.detach(), "norm": norm.detach()})
+        total = costs.total + self.settings.regularisation * norm
+        return Losses(total, {"noise": costs.total.detach(), **costs.parts, "norm": norm.detach()})
 
-    def each(self, model: nn.Module, batch: Batch, dice: Dice, baseline: bool = False) -> torch.Tensor:
+    def each(self, model: nn.Module, batch: Batch, dice: Dice, baseline: bool = False) -> RowLosses:
         if not baseline:
             return self._each(self._words(model, batch), batch, dice)
         rows = len(batch["latents"])
@@ -204,11 +204,10 @@ class DreamIdentityTask(FrozenBaseTask[DreamIdentitySettings]):
             scales = self.m2id.scales(faces)
         return model(scales)
 
-    def _each(self, words: list[torch.Tensor], batch: Batch, dice: Dice) -> torch.Tensor:
-        """The diffusion loss of every row: (B,)."""
-        latents, noise, t, noisy = self.noisy(batch, dice)
+    def _each(self, words: list[torch.Tensor], batch: Batch, dice: Dice) -> RowLosses:
+        drawn = self.noisy(batch, dice)
         layouts: list[Layout] = PromptTable.layouts(batch, len(self.towers.widths))
         said = self.towers(layouts, {PLACEHOLDER: words})
-        tokens, added = said.tokens.to(noisy.dtype), self.added(batch, said.pooled)
-        prediction = self.unet(noisy, t, tokens, added_cond_kwargs=added).sample
-        return self.error(batch, prediction, latents, noise, t, self.settings.outside)
+        tokens, added = said.tokens.to(drawn.seen.dtype), self.added(batch, said.pooled)
+        prediction = self.unet(drawn.seen, drawn.t, tokens, added_cond_kwargs=added).sample
+        return self.costs(batch, drawn, prediction, dice, self.settings.outside)

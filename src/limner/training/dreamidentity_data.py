@@ -13,6 +13,7 @@ from limner.data.partners import Partners
 from limner.data.tables import captions_of
 from limner.encoders.pseudo_words import PLACEHOLDER, Layout
 from limner.errors import ConfigError
+from limner.training.denoising import Targets
 
 
 class PromptTable:
@@ -60,9 +61,9 @@ class FaceMix(Source):
     person's identity face, the picture one of their edits.
 
     Args:
-        pictures, latents: of reconstruction; pictures that are no reference (turned far away, painted) are left out.
+        pictures: of reconstruction; those that are no reference (turned far away, painted) are left out.
         templates: the prompts of reconstruction.
-        edits, edit_latents: the self-augmented set, or None.
+        edits: the self-augmented set, or None.
         share: of rows that are edits.
         lay_out: prompts → `PromptTable`, for the prompts of the edits.
 
@@ -72,22 +73,19 @@ class FaceMix(Source):
 
     def __init__(
         self,
-        pictures: Table,
-        latents: Table,
+        pictures: Targets,
         templates: PromptTable,
-        edits: Table | None = None,
-        edit_latents: Table | None = None,
+        edits: Targets | None = None,
         *,
         share: float = 0.0,
         lay_out: Callable[[list[str]], PromptTable] | None = None,
     ) -> None:
-        self.pictures, self.latents, self.templates, self.share = pictures, latents, templates, share
-        self.rows = np.flatnonzero(pictures["reference"])
-        _demand_landmarks(pictures, self.rows, "reconstruction")
-        self.edits, self.edit_latents = edits, edit_latents
+        self.pictures, self.templates, self.edits, self.share = pictures, templates, edits, share
+        self.rows = np.flatnonzero(pictures.pictures["reference"])
+        _demand_landmarks(pictures.pictures, self.rows, "reconstruction")
         if edits is not None:
             assert lay_out is not None
-            self._open_edits(edits, lay_out)
+            self._open_edits(edits.pictures, lay_out)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -101,24 +99,11 @@ class FaceMix(Source):
         if self.edits is None or random.random() >= self.share:
             target = face = int(self.rows[row])
             prompt = self.templates.batch(np.array([random.integers(len(self.templates))]))
-            return self._columns(self.pictures, self.latents, face, target, prompt)
+            return _columns(self.pictures, face, target, prompt)
         target = int(self.targets[random.integers(len(self.targets))])
         face = int(self.partners.of(np.array([target]), step)[0])
-        assert self.edit_latents is not None
         prompt = self.prompts.batch(self.prompt_of[[target]])
-        return self._columns(self.edits, self.edit_latents, face, target, prompt)
-
-    def _columns(
-        self, pictures: Table, latents: Table, face: int, target: int, prompt: dict[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        return {
-            "latents": np.asarray(latents["latents"][target]),
-            "time": np.asarray(pictures["time"][target]),
-            "face": np.asarray(pictures["image"][face]),
-            "face_landmarks": np.asarray(pictures["landmarks"][face]),
-            "landmarks": np.asarray(pictures["landmarks"][target]),
-            **{name: values[0] for name, values in prompt.items()},
-        }
+        return _columns(self.edits, face, target, prompt)
 
     def _open_edits(self, edits: Table, lay_out: Callable[[list[str]], PromptTable]) -> None:
         reference, identity = edits["reference"][:], edits["identity"][:]
@@ -137,6 +122,16 @@ class FaceMix(Source):
         number = {sentence: i for i, sentence in enumerate(distinct)}
         self.prompt_of = np.array([number.get(s, 0) for s in sentences])
         self.prompts = lay_out(distinct)
+
+
+def _columns(targets: Targets, face: int, target: int, prompt: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    one = {**targets.columns(np.array([target])), **prompt}
+    pictures = targets.pictures
+    return {
+        **{name: values[0] for name, values in one.items()},
+        "face": np.asarray(pictures["image"][face]),
+        "face_landmarks": np.asarray(pictures["landmarks"][face]),
+    }
 
 
 def _demand_landmarks(table: Table, rows: np.ndarray, what: str) -> None:

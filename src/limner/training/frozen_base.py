@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -13,21 +14,22 @@ import torch
 from PIL import Image
 from torch import nn
 
-from limner.config import Config
-from limner.data.cache import Table
 from limner.data.loader import Batch, Source
 from limner.data.tables import DataConfig, open_pictures, picture_table
 from limner.diffusion.loss import denoising_loss
 from limner.diffusion.schedule import NoiseSchedule
+from limner.encoders.face_vit import FaceViT
 from limner.encoders.word_towers import WordTowers
 from limner.pipelines.dreamidentity import zeros_for_empty
-from limner.training.denoising import DTYPES, latent_table, noisy_latents
+from limner.training.denoising import DTYPES, Noisy, Targets, decode_latents, latent_table, noisy_latents
 from limner.training.dice import Dice
 from limner.training.face_weights import place_weights
+from limner.training.identity_loss import IdentityLoss, IdentityLossSettings, RowLosses
 from limner.training.metrics import mean_interval
-from limner.training.parts import base_of, towers_of
+from limner.training.parts import base_of, face_of, towers_of
 from limner.training.sheets import contact_sheet
 from limner.training.task import Losses, Report, Task
+from limner.training.towers import face_features
 from limner.types import Identity
 from limner.world.words import EDIT_PROMPTS
 
@@ -36,8 +38,8 @@ SHEET_PROMPTS = (EDIT_PROMPTS[0], EDIT_PROMPTS[4], EDIT_PROMPTS[8])
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrozenBaseSettings(Config):
-    """Settings that all these trainings have.
+class FrozenBaseSettings(IdentityLossSettings):
+    """Settings that all these trainings have; see also `IdentityLossSettings`.
 
     Attributes:
         data, held_out: pictures.
@@ -69,6 +71,8 @@ class FrozenBaseSettings(Config):
         return DTYPES[self.base_dtype]
 
     def validate(self) -> None:
+        super().validate()
+        self.check(not self.identity_weight or bool(self.judge), "judge", "a folder with identity_weight")
         self.check(self.base_dtype in DTYPES, "base_dtype", ", ".join(DTYPES))
         self.check(0.01 <= self.shift <= 100, "shift", "0.01 to 100")
         for name in ("face_weight", "eye_weight"):
@@ -82,11 +86,13 @@ C = TypeVar("C", bound=FrozenBaseSettings)
 
 
 class FrozenBaseTask(Task[C]):
-    """Metrics are the loss on held-out pictures at fixed noise and times, with what is trained and without.
+    """Metrics are the loss on held-out pictures at fixed noise and times, with what is trained and without; and
+    `unlike`, the mean identity loss, if there is one.
 
     Attributes:
         baseline: name of the second metric.
         vae, unet, scheduler, schedule: of the base, set by `open_base`.
+        judge: of the identity loss, or None, set by `open_base`.
         factor: pixels along a side of a latent place.
         encoder, pipeline: set by `assemble`, in tasks that export a whole pipeline.
         sources: rows of training and of held-out pictures, set by `prepare`.
@@ -114,6 +120,18 @@ class FrozenBaseTask(Task[C]):
             self.unet.enable_gradient_checkpointing()
         self.schedule = replace(NoiseSchedule.of(self.scheduler.config), shift=self.settings.shift)
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.judge: FaceViT | None = None
+        settings = self.settings
+        if settings.identity_weight:
+            self.judge = face_of(Path(settings.judge)).eval().requires_grad_(False)
+            self.identity = IdentityLoss(
+                self.schedule,
+                partial(decode_latents, self.vae),
+                self.judge,
+                settings.identity_share,
+                settings.identity_noise,
+                dtype,
+            )
 
     def assemble(self, kind: Any, encoder: Any) -> None:
         """Makes the pipeline that will be exported.
@@ -136,51 +154,53 @@ class FrozenBaseTask(Task[C]):
         )
         self.pipeline.set_progress_bar_config(disable=True)
 
-    def tables(self, config: DataConfig, report: Report) -> tuple[Table, Table]:
-        """The pictures of a data set, and their latents."""
-        pictures = picture_table(open_pictures(config), config.size, config.size, report, config.workers)
-        return pictures, latent_table(self.vae, pictures, self.device, report)
+    def targets(self, config: DataConfig, report: Report, pictures: Any = None) -> Targets:
+        """The pictures of a data set as targets.
+
+        Args:
+            pictures: opened already.
+        """
+        opened = pictures or open_pictures(config)
+        table = picture_table(opened, config.size, config.size, report, config.workers)
+        faces = face_features(self.judge, table, self.device, report) if self.judge else None
+        return Targets(table, latent_table(self.vae, table, self.device, report), faces)
 
     def source(self) -> Source:
         return self.sources[0]
 
     def example(self, rows: int) -> Batch:
-        size, channels = self.settings.data.size, self.vae.config.latent_channels
-        places = size // self.factor
-        return {
-            "latents": torch.zeros(rows, channels, places, places, dtype=torch.float16),
-            "time": torch.tensor([[size, size, 0, 0, size, size]] * rows, dtype=torch.int32),
-            "landmarks": torch.full((rows, 5, 2), torch.nan),
-        }
+        side = self.settings.data.size // self.factor
+        return Targets.example(rows, self.vae.config.latent_channels, (side, side), self.factor, self.judge)
 
     def tokens(self) -> int:
         """Places of the latent picture."""
         return (self.settings.data.size // self.factor) ** 2
 
+    def frozen(self) -> list[nn.Module]:
+        return [self.vae, *([self.judge] if self.judge else [])]
+
     def beside(self) -> list[nn.Module]:
         return [self.unet]
 
     @abstractmethod
-    def each(self, model: nn.Module, batch: Batch, dice: Dice, baseline: bool = False) -> torch.Tensor:
-        """The diffusion loss of every row: (B,); `baseline` leaves out what is trained and nothing else."""
+    def each(self, model: nn.Module, batch: Batch, dice: Dice, baseline: bool = False) -> RowLosses:
+        """What every row costs; `baseline` leaves out what is trained and nothing else."""
 
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
-        return Losses(self.each(model, batch, dice).mean(), {})
+        return self.each(model, batch, dice).losses(self.settings)
 
     def validate(self) -> dict[str, float]:
         source = self.sources[1]
         count = min(self.settings.validation, len(source))
-        found: dict[str, list[torch.Tensor]] = {"loss": [], self.baseline: []}
+        found: dict[bool, list[RowLosses]] = {False: [], True: []}
         for start in range(0, count, 16):
             rows = np.arange(start, min(start + 16, count))
             batch = {k: v.to(self.device) for k, v in source.batch(rows, step=0).items()}
-            for name, values in found.items():
+            for baseline, values in found.items():
                 dice = Dice(0, 0, range(start, start + len(rows)), self.device)
-                values.append(self.each(self.model, batch, dice, baseline=name == self.baseline))
-        metrics: dict[str, float] = {}
-        for name, values in found.items():
-            metrics |= mean_interval(name, torch.cat(values).float().cpu().numpy())
-        return {**metrics, "n": count}
+                values.append(self.each(self.model, batch, dice, baseline))
+        without = torch.cat([b.noise for b in found[True]]).float().cpu().numpy()
+        return {**RowLosses.metrics(found[False]), **mean_interval(self.baseline, without), "n": count}
 
     def export(self, folder: Path) -> None:
         """The whole pipeline, base included."""
@@ -188,30 +208,29 @@ class FrozenBaseTask(Task[C]):
 
     # --- parts ----------------------------------------------------------------------------------------------------
 
-    def noisy(self, batch: Batch, dice: Dice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """See `noisy_latents`; what is noisy has the UNet's type."""
-        latents, noise, t, noisy = noisy_latents(self.schedule, batch, dice)
-        return latents, noise, t, noisy.to(self.unet.dtype)
+    def noisy(self, batch: Batch, dice: Dice) -> Noisy:
+        """See `noisy_latents`; what is seen has the UNet's type."""
+        drawn = noisy_latents(self.schedule, batch, dice)
+        return drawn._replace(seen=drawn.seen.to(self.unet.dtype))
 
-    def error(
-        self,
-        batch: Batch,
-        prediction: torch.Tensor,
-        latents: torch.Tensor,
-        noise: torch.Tensor,
-        t: torch.Tensor,
-        outside: float = 1.0,
-    ) -> torch.Tensor:
-        """The denoising loss of every row (B,), which counts as the settings say in the face and at the eyes.
+    def costs(
+        self, batch: Batch, drawn: Noisy, prediction: torch.Tensor, dice: Dice, outside: float = 1.0
+    ) -> RowLosses:
+        """What every row costs, of which errors count as the settings say in the face and at the eyes.
 
         Args:
+            batch, drawn, prediction: what the UNet read and said.
             outside: see `place_weights`.
         """
         face, eyes = self.settings.face_weight, self.settings.eye_weight
+        latents, noise, t, _ = drawn
         places = None
         if face or eyes or outside != 1:
             places = place_weights(batch["landmarks"], latents.shape[2:], self.factor, face, eyes, outside)
-        return denoising_loss(self.schedule, prediction, latents, noise, t, places=places)
+        error = denoising_loss(self.schedule, prediction, latents, noise, t, places=places)
+        if self.judge is None:
+            return RowLosses(error)
+        return RowLosses(error, *self.identity(drawn.seen.float(), prediction, t, batch, dice.uniform()))
 
     def added(self, batch: Batch, pooled: torch.Tensor | None, dtype: torch.dtype | None = None) -> dict[str, Any]:
         """SDXL's conditions besides the tokens, in the UNet's type or in `dtype`; empty for a UNet without them."""

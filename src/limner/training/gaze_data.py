@@ -15,7 +15,7 @@ from limner.encoders.pseudo_words import NEUTRAL, PLACEHOLDER, Layout
 from limner.encoders.tokenizer import encode_prompts
 from limner.encoders.word_towers import WordTowers
 from limner.errors import ConfigError
-from limner.training.denoising import Conditioner
+from limner.training.denoising import Conditioner, Targets
 
 
 class TowersConditioner(Conditioner):
@@ -75,8 +75,9 @@ class GazeRows(Source):
         ConfigError: there are none.
     """
 
-    def __init__(self, pictures: Table, latents: Table, conditioner: Conditioner, prepared: Any) -> None:
-        self.pictures, self.latents, self.conditioner, self.prepared = pictures, latents, conditioner, prepared
+    def __init__(self, targets: Targets, conditioner: Conditioner, prepared: Any) -> None:
+        self.targets, self.conditioner, self.prepared = targets, conditioner, prepared
+        self.pictures = pictures = targets.pictures
         height, width = pictures["image"].shape[1:3]
         self.eyes = np.asarray(pictures["landmarks"][:, :2], np.float32) / np.array([width, height], np.float32)
         inside = ((self.eyes > 0) & (self.eyes < 1)).all((1, 2))  # comparisons with NaN are false
@@ -90,7 +91,6 @@ class GazeRows(Source):
 
     def batch(self, rows: np.ndarray, step: int) -> Batch:
         own = self.rows[rows]
-        found = {"latents": self.latents["latents"][own], "eyes": self.eyes[own]}
-        found |= {name: self.pictures[name][own] for name in ("time", "landmarks")}
+        found = {**self.targets.columns(own), "eyes": self.eyes[own]}
         found |= self.conditioner.columns(self.prepared, own, step)
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in found.items()}

@@ -4,14 +4,72 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
+from limner.config import Config
 from limner.data.crops import align_faces
 from limner.data.loader import Batch
 from limner.diffusion.schedule import NoiseSchedule
 from limner.encoders.face_vit import FaceViT
+from limner.training.metrics import mean_interval
 from limner.training.parts import counting_sizes
+from limner.training.task import Losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentityLossSettings(Config):
+    """Settings of trainings that can have this loss.
+
+    Attributes:
+        identity_weight: of `IdentityLoss`; 0 leaves it out.
+        identity_share, identity_noise: its `share` and `noise`.
+        judge: folder of the recogniser that looks at the pictures (what the recogniser task wrote). It may be the one
+            that conditions, never one that scores.
+    """
+
+    identity_weight: float = 0.0
+    identity_share: float = 0.25
+    identity_noise: float = 3.0
+    judge: str = ""
+
+    def validate(self) -> None:
+        self.check(self.identity_weight >= 0, "identity_weight", "0 or more")
+        self.check(0 < self.identity_share <= 1, "identity_share", "above 0 to 1")
+        self.check(self.identity_noise > 0, "identity_noise", "above 0")
+
+
+class RowLosses(NamedTuple):
+    """What the rows of a batch cost.
+
+    Attributes:
+        noise: the denoising loss (B,).
+        unlike: the identity loss (B,), 0 where it was not computed, or None.
+        judged: where it was (B,), or None.
+    """
+
+    noise: torch.Tensor
+    unlike: torch.Tensor | None = None
+    judged: torch.Tensor | None = None
+
+    def losses(self, settings: IdentityLossSettings) -> Losses:
+        """The mean of both, weighted."""
+        noise = self.noise.mean()
+        if self.unlike is None or self.judged is None:
+            return Losses(noise, {})
+        total = noise + settings.identity_weight / settings.identity_share * self.unlike.mean()
+        return Losses(total, {"noise": noise.detach(), "unlike": (self.unlike.sum() / self.judged.sum()).detach()})
+
+    @staticmethod
+    def metrics(batches: list[RowLosses]) -> dict[str, float]:
+        """`loss`, that of noise alone, with its interval; `unlike` where the identity loss was computed."""
+        found = mean_interval("loss", torch.cat([b.noise for b in batches]).float().cpu().numpy())
+        unlike = [b.unlike[b.judged].cpu().numpy() for b in batches if b.unlike is not None and b.judged is not None]
+        values = np.concatenate(unlike) if unlike else np.empty(0)
+        return {**found, "unlike": float(values.mean())} if len(values) else found
 
 
 class IdentityLoss:
@@ -24,7 +82,7 @@ class IdentityLoss:
     Args:
         schedule: of the noise.
         decode: latents (B,C,h,w) → pictures (B,3,H,W) in [0, 1], differentiable.
-        face: the recogniser, frozen.
+        face: the recogniser, frozen, in evaluation mode.
         share: of the rows on which it is computed, since decoding and recognising cost more than denoising.
         noise: largest ratio of noise to signal at which a prediction shows a face at all.
         dtype: in which decoder and recogniser compute where that is harmless (autocast).

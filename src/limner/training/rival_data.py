@@ -15,6 +15,7 @@ from limner.data.partners import Partners
 from limner.data.tables import Report, captions_of, demand, to_images
 from limner.encoders.rivals import RivalEncoder, see_faces
 from limner.errors import ConfigError
+from limner.training.denoising import Targets
 from limner.training.dreamidentity_data import PromptTable
 from limner.training.towers import feature_table
 
@@ -23,7 +24,8 @@ class RivalRows(Source):
     """Rows (face, sentence, picture).
 
     Args:
-        pictures, latents, faces: tables of the same rows; `faces` as `rival_features` makes it.
+        targets: the pictures.
+        faces: what is read of them, as `rival_features` makes it.
         lay_out: sentences → `PromptTable`.
         templates: sentences that all pictures share; without them, `prompts` is the share of rows that read the
             picture's sentence with S*, the others read its caption.
@@ -36,8 +38,7 @@ class RivalRows(Source):
 
     def __init__(
         self,
-        pictures: Table,
-        latents: Table,
+        targets: Targets,
         faces: Table,
         lay_out: Callable[[list[str]], PromptTable],
         *,
@@ -45,8 +46,9 @@ class RivalRows(Source):
         prompts: float = 0.5,
         partner: bool = True,
     ) -> None:
+        self.targets, self.pictures, self.faces, self.prompts = targets, targets.pictures, faces, prompts
+        pictures = self.pictures
         demand(pictures, captions=not templates, landmarks=True, persons=partner)
-        self.pictures, self.latents, self.faces, self.prompts = pictures, latents, faces, prompts
         self.rows = np.arange(len(pictures)) if partner else np.flatnonzero(pictures["reference"])
         if not len(self.rows):
             raise ConfigError("No picture can be a reference; for this training some must.", "See docs/training.md.")
@@ -66,9 +68,7 @@ class RivalRows(Source):
         own = self.rows[rows]
         faces = own if self.partners is None else self.partners.of(own, step)
         found: dict[str, Any] = {
-            "latents": self.latents["latents"][own],
-            "time": self.pictures["time"][own],
-            "landmarks": self.pictures["landmarks"][own],
+            **self.targets.columns(own),
             **{k: self.faces[k][faces] for k in self.faces.columns},
             **self._said(rows, own, step),
         }

@@ -70,20 +70,24 @@ class RivalTask(FrozenBaseTask[C]):
     _nothing: tuple[torch.Tensor, torch.Tensor | None] | None = None
 
     def frozen(self) -> list[nn.Module]:
-        return [self.vae, self.encoder]
+        return [*super().frozen(), self.encoder]
 
     def prepare(self, report: Report) -> None:
         settings = self.settings
         self.sources = []
         for config in (settings.data, settings.held_out):
-            pictures, latents = self.tables(config, report)
-            faces = rival_features(self.encoder, pictures, self.kind, self.device, report)
+            targets = self.targets(config, report)
+            faces = rival_features(self.encoder, targets.pictures, self.kind, self.device, report)
             self.sources.append(
                 RivalRows(
-                    pictures, latents, faces, self.lay_out,
-                    templates=settings.templates, prompts=settings.prompts, partner=settings.partner,
+                    targets,
+                    faces,
+                    self.lay_out,
+                    templates=settings.templates,
+                    prompts=settings.prompts,
+                    partner=settings.partner,
                 )
-            )  # fmt: skip
+            )
         nn.Module.to(self.vae, settings.dtype)
 
     def example(self, rows: int) -> Batch:

@@ -17,6 +17,7 @@ from limner.data.crops import align_faces
 from limner.data.tables import Report, captions_of, to_images
 from limner.encoders.branch import FaceCLIPBranch
 from limner.encoders.config import BranchConfig, FaceCLIPConfig, FuserConfig
+from limner.encoders.face_vit import FaceViT
 from limner.encoders.faceclip import FaceCLIPEncoder
 from limner.errors import ConfigError, WeightsUnavailable
 from limner.training.parts import face_of, text_of
@@ -113,9 +114,10 @@ def feature_table(
     return table
 
 
-def face_features(encoder: FaceCLIPEncoder, pictures: Table, device: torch.device, report: Report) -> Table:
-    """Columns `class_token` (D) float32 and `patch_tokens` (N,W) float16 of the aligned face of every picture."""
-    vit = encoder.faces[0].to(device).eval()
+def face_features(vit: FaceViT, pictures: Table, device: torch.device, report: Report) -> Table:
+    """Columns `class_token` (D) float32 and `patch_tokens` (N,W) float16 of the aligned face of every picture; of no use
+    where landmarks are not known."""
+    vit = vit.to(device).eval()
     sizes = vit.config
     columns = {
         "class_token": Column("f4", (sizes.output,)),

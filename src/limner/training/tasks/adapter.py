@@ -16,6 +16,7 @@ from limner.diffusion.adapter import KINDS, adapter_modules, install, new_adapte
 from limner.encoders.rivals import RivalEncoder, patch_width
 from limner.pipelines.rivals import ElitePipeline, IPAdapterPipeline
 from limner.training.dice import Dice
+from limner.training.identity_loss import RowLosses
 from limner.training.parts import backbone_of, words_of
 from limner.training.rival_task import BesideUNet, RivalSettings, RivalTask
 
@@ -78,8 +79,8 @@ class AdapterTask(RivalTask[AdapterSettings]):
             **{f"words_{i}": torch.zeros(rows, 1, width) for i, width in enumerate(widths)},
         }
 
-    def each(self, model: nn.Module, batch: Batch, dice: Dice, baseline: bool = False) -> torch.Tensor:
-        latents, noise, t, noisy = self.noisy(batch, dice)
+    def each(self, model: nn.Module, batch: Batch, dice: Dice, baseline: bool = False) -> RowLosses:
+        drawn = self.noisy(batch, dice)
         no_text, no_face = self.dropped(model, dice)
         with torch.no_grad():
             widths = self.encoder.towers.widths
@@ -89,8 +90,8 @@ class AdapterTask(RivalTask[AdapterSettings]):
             no_face = torch.ones_like(no_face)
         face = batch["face"].float() * ~no_face.view(-1, *[1] * (batch["face"].ndim - 1))
         added = {"image_embeds": [face[:, None].to(self.unet.dtype)], **self.added(batch, pooled)}
-        prediction = model(noisy, t, tokens.to(self.unet.dtype), added).sample
-        return self.error(batch, prediction, latents, noise, t)
+        prediction = model(drawn.seen, drawn.t, tokens.to(self.unet.dtype), added).sample
+        return self.costs(batch, drawn, prediction, dice)
 
 
 class AdaptedUNet(BesideUNet):

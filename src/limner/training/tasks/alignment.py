@@ -100,7 +100,7 @@ class AlignmentTask(Task[AlignmentSettings]):
         for config in (settings.data, settings.held_out):
             table = picture_table(open_pictures(config), config.size, config.size, report, config.workers)
             demand(table, captions=True, landmarks=True, persons=True)
-            faces = face_features(self.encoder, table, self.device, report)
+            faces = face_features(self.encoder.faces[0], table, self.device, report)
             clips = [clip_features(Path(c), table, self.device, report) for c in settings.clips]
             self.sources.append(_Triples(self.encoder, table, faces, clips))
 

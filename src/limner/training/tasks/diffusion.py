@@ -14,29 +14,31 @@ from torch import nn
 
 from limner.config import Config
 from limner.data.buckets import bucket_of
-from limner.data.cache import Table
 from limner.data.loader import Batch, Source
 from limner.data.tables import DataConfig, open_pictures, picture_table
 from limner.diffusion.loss import denoising_loss
 from limner.diffusion.schedule import NoiseSchedule
+from limner.encoders.face_vit import FaceViT
 from limner.errors import ConfigError
 from limner.pipelines.schedulers import SCHEDULERS, make_scheduler
 from limner.training.denoising import (
     DTYPES,
     Conditioner,
     FaceCLIPConditioner,
+    Targets,
     TextConditioner,
+    decode_latents,
     latent_table,
     noisy_latents,
     write_out_attention,
 )
 from limner.training.dice import Dice
 from limner.training.face_weights import place_weights
-from limner.training.identity_loss import IdentityLoss
-from limner.training.metrics import mean_interval
-from limner.training.parts import autoencoder_of, unet_of
+from limner.training.identity_loss import IdentityLoss, IdentityLossSettings, RowLosses
+from limner.training.parts import autoencoder_of, face_of, unet_of
 from limner.training.sheets import contact_sheet
 from limner.training.task import Losses, Report, Task, channels_last
+from limner.training.towers import face_features
 
 SAMPLING_STEPS = 30
 
@@ -90,9 +92,9 @@ class UNetConfig(Config):
         )
 
 
-@dataclass(frozen=True)
-class DiffusionSettings(Config):
-    """Settings of the task.
+@dataclass(frozen=True, kw_only=True)
+class DiffusionSettings(IdentityLossSettings):
+    """Settings of the task; see also `IdentityLossSettings`, where no `judge` takes the face encoder of `encoder`.
 
     Attributes:
         data, held_out: pictures with captions (and, for FaceCLIP, landmarks and persons).
@@ -104,8 +106,6 @@ class DiffusionSettings(Config):
         schedule: of the noise.
         min_snr: gamma of min-SNR weighting; None weighs all noise alike.
         face_weight, eye_weight: how much more an error counts in the face and at the eyes; need landmarks.
-        identity_weight: of `IdentityLoss`, for FaceCLIP; 0 leaves it out.
-        identity_share, identity_noise: its `share` and `noise`.
         dropout: share of rows whose conditioning is dropped, for classifier-free guidance.
         faceless: see `FaceCLIPConditioner`.
         prompts: share of rows that read the sentence with S* instead of the caption.
@@ -128,9 +128,6 @@ class DiffusionSettings(Config):
     min_snr: float | None = None
     face_weight: float = 0.0
     eye_weight: float = 0.0
-    identity_weight: float = 0.0
-    identity_share: float = 0.25
-    identity_noise: float = 3.0
     dropout: float = 0.1
     faceless: float = 0.1
     prompts: float = 0.5
@@ -142,14 +139,14 @@ class DiffusionSettings(Config):
     sampler: str = "ddim"
 
     def validate(self) -> None:
+        super().validate()
         self.check(bool(self.clips) != bool(self.encoder), "encoder", "either clips or encoder")
         for name in ("dropout", "faceless", "prompts"):
             self.check(0 <= getattr(self, name) <= 1, name, "0 to 1")
-        for name in ("face_weight", "eye_weight", "identity_weight"):
+        for name in ("face_weight", "eye_weight"):
             self.check(getattr(self, name) >= 0, name, "0 or more")
-        self.check(not self.identity_weight or bool(self.encoder), "identity_weight", "0 without an encoder")
-        self.check(0 < self.identity_share <= 1, "identity_share", "above 0 to 1")
-        self.check(self.identity_noise > 0, "identity_noise", "above 0")
+        judged = bool(self.encoder or self.judge)
+        self.check(not self.identity_weight or judged, "judge", "a folder, where there is no encoder")
         self.check(self.min_snr is None or self.min_snr > 0, "min_snr", "more than 0, or null")
         self.check(self.min_snr is None or not self.schedule.zero_snr, "min_snr", "null with schedule.zero_snr")
         self.check(all(h % 8 == 0 and w % 8 == 0 for h, w in self.sizes), "sizes", "multiples of 8")
@@ -179,12 +176,17 @@ class DiffusionTask(Task[DiffusionSettings]):
         if settings.checkpointing:
             self.unet.enable_gradient_checkpointing()
         write_out_attention(self.unet)
-        self.identity: IdentityLoss | None = None
-        if settings.identity_weight and isinstance(self.conditioner, FaceCLIPConditioner):
+        self.judge: FaceViT | None = None
+        if settings.identity_weight:
+            if settings.judge:
+                self.judge = face_of(Path(settings.judge)).requires_grad_(False)
+            else:
+                assert isinstance(self.conditioner, FaceCLIPConditioner)
+                self.judge = self.conditioner.encoder.faces[0]
             self.identity = IdentityLoss(
                 settings.schedule,
                 self._decode,
-                self.conditioner.encoder.faces[0].eval(),
+                self.judge.eval(),
                 settings.identity_share,
                 settings.identity_noise,
                 DTYPES[settings.towers_dtype],
@@ -192,7 +194,7 @@ class DiffusionTask(Task[DiffusionSettings]):
         self.model = channels_last(self.unet)
 
     def frozen(self) -> list[nn.Module]:
-        return [self.autoencoder, *self.conditioner.modules]
+        return [self.autoencoder, *self.conditioner.modules, *([self.judge] if self.judge else [])]
 
     def prepare(self, report: Report) -> None:
         self.sources = []
@@ -205,19 +207,17 @@ class DiffusionTask(Task[DiffusionSettings]):
                 height, width = self.sizes[k]
                 tables.append(picture_table(pictures, height, width, report, config.workers, rows))
             latents = [latent_table(self.autoencoder, t, self.device, report) for t in tables]
-            prepared = self.conditioner.prepare(tables, self.device, report)
-            self.sources.append(_Latents(tables, latents, self.conditioner, prepared))
+            faces = [face_features(self.judge, t, self.device, report) if self.judge else None for t in tables]
+            targets = [Targets(*own) for own in zip(tables, latents, faces, strict=True)]
+            self.sources.append(_Rows(targets, self.conditioner, self.conditioner.prepare(tables, self.device, report)))
 
     def source(self) -> Source:
         return self.sources[0]
 
     def example(self, rows: int) -> Batch:
         height, width = max(self.sizes)
-        channels = self.autoencoder.config.latent_channels
-        latents = torch.zeros(rows, channels, height // 8, width // 8, dtype=torch.float16)
-        time = torch.tensor([[height, width, 0, 0, height, width]] * rows, dtype=torch.int32)
-        landmarks = torch.full((rows, 5, 2), torch.nan)
-        return {"latents": latents, "time": time, "landmarks": landmarks, **self.conditioner.example(rows)}
+        channels, places = self.autoencoder.config.latent_channels, (height // 8, width // 8)
+        return {**Targets.example(rows, channels, places, 8, self.judge), **self.conditioner.example(rows)}
 
     def tokens(self) -> int:
         """Places of the latent picture and words of the prompt."""
@@ -225,33 +225,19 @@ class DiffusionTask(Task[DiffusionSettings]):
         return height * width // 64 + self.conditioner.context
 
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
-        noise, likeness = self._each(model, batch, dice)
-        if likeness is None:
-            return Losses(noise.mean(), {})
-        unlike, where = likeness
-        loss = noise.mean() + self.settings.identity_weight / self.settings.identity_share * unlike.mean()
-        return Losses(loss, {"noise": noise.mean().detach(), "unlike": (unlike.sum() / where.sum()).detach()})
+        return self._each(model, batch, dice).losses(self.settings)
 
     def validate(self) -> dict[str, float]:
         source = self.sources[1]
         rows = source.first_group()[: self.settings.validation]
-        found, unlike = [], []
+        found = []
         for start in range(0, len(rows), 32):
             some = rows[start : start + 32]
             batch = {k: v.to(self.device) for k, v in source.batch(some, step=0).items()}
-            noise, likeness = self._each(self.model, batch, Dice(0, 0, range(start, start + len(some)), self.device))
-            found.append(noise)
-            if likeness is not None:
-                unlike.append(likeness[0][likeness[1]])
-        metrics = {**mean_interval("loss", torch.cat(found).cpu().numpy()), "n": len(rows)}
-        if unlike and len(torch.cat(unlike)):
-            metrics["unlike"] = float(torch.cat(unlike).mean())
-        return metrics
+            found.append(self._each(self.model, batch, Dice(0, 0, range(start, start + len(some)), self.device)))
+        return {**RowLosses.metrics(found), "n": len(rows)}
 
-    def _each(
-        self, model: nn.Module, batch: Batch, dice: Dice
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
-        """The denoising loss of every row (B,), and what `IdentityLoss` says of them, if it is asked."""
+    def _each(self, model: nn.Module, batch: Batch, dice: Dice) -> RowLosses:
         settings = self.settings
         latents, noise, t, noisy = noisy_latents(settings.schedule, batch, dice)
         embeds, pooled = self.conditioner.draw(
@@ -262,9 +248,9 @@ class DiffusionTask(Task[DiffusionSettings]):
         prediction = model(noisy, t, embeds, added_cond_kwargs=added).sample
         places = place_weights(batch["landmarks"], latents.shape[2:], 8, settings.face_weight, settings.eye_weight)
         loss = denoising_loss(settings.schedule, prediction, latents, noise, t, settings.min_snr, places)
-        if self.identity is None:
-            return loss, None
-        return loss, self.identity(noisy, prediction, t, batch, dice.uniform())
+        if self.judge is None:
+            return RowLosses(loss)
+        return RowLosses(loss, *self.identity(noisy, prediction, t, batch, dice.uniform()))
 
     def sheet(self) -> Image.Image:
         """Held-out pictures above what the model paints for their conditioning."""
@@ -331,20 +317,16 @@ class DiffusionTask(Task[DiffusionSettings]):
         return unet
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
-        vae = self.autoencoder
-        latents = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
-        return (vae.decode(latents, return_dict=False)[0] + 1).div(2).clamp(0, 1)
+        return decode_latents(self.autoencoder, latents)
 
 
-class _Latents(Source):
-    """Latents of one or more sizes, with what conditions them; rows are counted through all sizes."""
+class _Rows(Source):
+    """Pictures of one or more sizes, with what conditions them; rows are counted through all sizes."""
 
-    def __init__(
-        self, pictures: list[Table], latents: list[Table], conditioner: Conditioner, prepared: list[Any]
-    ) -> None:
-        self.pictures, self.latents, self.conditioner, self.prepared = pictures, latents, conditioner, prepared
-        self.first = np.cumsum([0, *map(len, pictures)])
-        self.groups: np.ndarray = np.concatenate([np.full(len(t), i) for i, t in enumerate(pictures)])
+    def __init__(self, targets: list[Targets], conditioner: Conditioner, prepared: list[Any]) -> None:
+        self.targets, self.conditioner, self.prepared = targets, conditioner, prepared
+        self.first = np.cumsum([0, *map(len, targets)])
+        self.groups: np.ndarray = np.concatenate([np.full(len(t), i) for i, t in enumerate(targets)])
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -352,9 +334,7 @@ class _Latents(Source):
     def batch(self, rows: np.ndarray, step: int) -> Batch:
         k = int(self.groups[rows[0]])
         own = rows - self.first[k]
-        found = {"latents": self.latents[k]["latents"][own]}
-        found |= {name: self.pictures[k][name][own] for name in ("time", "landmarks")}
-        found |= self.conditioner.columns(self.prepared[k], own, step)
+        found = {**self.targets[k].columns(own), **self.conditioner.columns(self.prepared[k], own, step)}
         return {name: torch.from_numpy(value) for name, value in found.items()}
 
     def first_group(self) -> np.ndarray:

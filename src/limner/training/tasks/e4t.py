@@ -19,6 +19,8 @@ from limner.pipelines.tuned import E4TPipeline
 from limner.training.denoising import write_out_attention
 from limner.training.dice import Dice
 from limner.training.dreamidentity import WordsConfig
+from limner.training.frozen_base import FrozenBaseTask
+from limner.training.identity_loss import RowLosses
 from limner.training.parts import backbone_of
 from limner.training.rival_task import BesideUNet, RivalSettings, RivalTask
 from limner.training.task import Losses
@@ -75,18 +77,18 @@ class E4TTask(RivalTask[E4TSettings]):
         return {**super().example(rows), **{f"scale_{i}": torch.ones(rows, n) for i, n in enumerate(scales)}}
 
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
-        error, words = self._both(model, batch, dice)
+        rows, words = self._both(model, batch, dice)
+        costs = rows.losses(self.settings)
         away = torch.stack([w.float().square().sum((1, 2)) for w in words]).sum(0).mean()
-        diffusion = error.mean()
-        total = diffusion + self.settings.regularisation * away
-        return Losses(total, {"diffusion": diffusion.detach(), "away": away.detach()})
+        total = costs.total + self.settings.regularisation * away
+        return Losses(total, {"noise": costs.total.detach(), **costs.parts, "away": away.detach()})
 
-    def each(self, model: nn.Module, batch: Batch, dice: Dice, baseline: bool = False) -> torch.Tensor:
+    def each(self, model: nn.Module, batch: Batch, dice: Dice, baseline: bool = False) -> RowLosses:
         return self._both(model, batch, dice, nobody=baseline)[0]
 
     def frozen(self) -> list[nn.Module]:
         assert self.encoder.words is not None
-        return [self.vae, self.encoder.towers, self.encoder.words.backbone]
+        return [*FrozenBaseTask.frozen(self), self.encoder.towers, self.encoder.words.backbone]
 
     def sheet(self) -> Any:
         if self.settings.tuning_steps == 0:
@@ -108,9 +110,9 @@ class E4TTask(RivalTask[E4TSettings]):
 
     def _both(
         self, model: nn.Module, batch: Batch, dice: Dice, nobody: bool = False
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The diffusion loss of every row (B,), and for each tower how its words differ from "person" (B, 1, width)."""
-        latents, noise, t, noisy = self.noisy(batch, dice)
+    ) -> tuple[RowLosses, list[torch.Tensor]]:
+        """What every row costs, and for each tower how its words differ from "person" (B, 1, width)."""
+        drawn = self.noisy(batch, dice)
         assert self.encoder.words is not None
         scales = [batch[f"scale_{i}"] for i in range(len(self.encoder.words.config.scales))]
         neutral = self.encoder.towers.neutral_words(1)
@@ -118,8 +120,8 @@ class E4TTask(RivalTask[E4TSettings]):
         def say(words: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
             return self.say(batch, near_person(neutral, words))
 
-        prediction, words = model(scales, say, noisy, t, lambda pooled: self.added(batch, pooled), nobody)
-        return self.error(batch, prediction, latents, noise, t), words
+        prediction, words = model(scales, say, drawn.seen, drawn.t, lambda pooled: self.added(batch, pooled), nobody)
+        return self.costs(batch, drawn, prediction, dice), words
 
 
 class EncoderAndOffsets(BesideUNet):

@@ -21,6 +21,7 @@ from limner.training.denoising import Conditioner, FaceCLIPConditioner, noisy_la
 from limner.training.dice import Dice
 from limner.training.frozen_base import FrozenBaseSettings, FrozenBaseTask
 from limner.training.gaze_data import GazeRows, TowersConditioner
+from limner.training.identity_loss import RowLosses
 from limner.training.sheets import contact_sheet
 from limner.training.task import Report, channels_last
 from limner.types import Conditioning
@@ -77,14 +78,14 @@ class GazeTask(FrozenBaseTask[GazeSettings]):
         self.model = channels_last(self.net)
 
     def frozen(self) -> list[nn.Module]:
-        return [self.vae, self.unet, *self.conditioner.modules]
+        return [*super().frozen(), self.unet, *self.conditioner.modules]
 
     def prepare(self, report: Report) -> None:
         self.sources = []
         for config in (self.settings.data, self.settings.held_out):
-            pictures, latents = self.tables(config, report)
-            prepared = self.conditioner.prepare([pictures], self.device, report)[0]
-            self.sources.append(GazeRows(pictures, latents, self.conditioner, prepared))
+            targets = self.targets(config, report)
+            prepared = self.conditioner.prepare([targets.pictures], self.device, report)[0]
+            self.sources.append(GazeRows(targets, self.conditioner, prepared))
         nn.Module.to(self.vae, self.settings.dtype)
 
     def example(self, rows: int) -> Batch:
@@ -95,9 +96,10 @@ class GazeTask(FrozenBaseTask[GazeSettings]):
         """Places of the latent picture and words of the prompt."""
         return super().tokens() + self.conditioner.context
 
-    def each(self, model: nn.Module, batch: Batch, dice: Dice, baseline: bool = False) -> torch.Tensor:
+    def each(self, model: nn.Module, batch: Batch, dice: Dice, baseline: bool = False) -> RowLosses:
         settings, dtype = self.settings, self.unet.dtype
-        latents, noise, t, noisy = noisy_latents(self.schedule, batch, dice)
+        drawn = noisy_latents(self.schedule, batch, dice)
+        _, _, t, noisy = drawn
         embeds, pooled = self.conditioner.draw(batch, dice, settings.prompts, settings.dropout)
         steering: dict[str, Any] = {}
         if not baseline:
@@ -110,7 +112,7 @@ class GazeTask(FrozenBaseTask[GazeSettings]):
             steering["mid_block_additional_residual"] = middle.to(dtype)
         added = self.added(batch, pooled)
         prediction = self.unet(noisy.to(dtype), t, embeds.to(dtype), added_cond_kwargs=added, **steering).sample
-        return self.error(batch, prediction, latents, noise, t)
+        return self.costs(batch, drawn, prediction, dice)
 
     def sheet(self) -> Image.Image:
         """Places of the eyes, the held-out pictures that they are from, and what is painted for them."""

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from limner.data.cache import Table
 from limner.data.edit_pairs import WorldEdits
 from limner.data.loader import Batch, Source
 from limner.data.partners import Partners
-from limner.data.tables import captions_of, demand, open_pictures, picture_table
+from limner.data.tables import captions_of, demand
 from limner.encoders.rivals import RivalEncoder
 from limner.errors import ConfigError
 from limner.pipelines.instruct import InstructPix2PixPipeline
-from limner.training.denoising import latent_table, write_out_attention
+from limner.training.denoising import Targets, write_out_attention
 from limner.training.dice import Dice
 from limner.training.dreamidentity_data import PromptTable
+from limner.training.identity_loss import RowLosses
 from limner.training.rival_task import RivalSettings, RivalTask
 from limner.training.task import Report, channels_last
 
@@ -55,42 +55,41 @@ class InstructPix2PixTask(RivalTask[InstructPix2PixSettings]):
     def prepare(self, report: Report) -> None:
         self.sources = []
         for config in (self.settings.data, self.settings.held_out):
-            opened: Any = WorldEdits(config.sitters) if config.kind == "world" else open_pictures(config)
-            pictures = picture_table(opened, config.size, config.size, report, config.workers)
-            demand(pictures, captions=True, landmarks=True)
-            latents = latent_table(self.vae, pictures, self.device, report)
-            self.sources.append(EditRows(pictures, latents, self.lay_out))
+            targets = self.targets(config, report, WorldEdits(config.sitters) if config.kind == "world" else None)
+            self.sources.append(EditRows(targets, self.lay_out))
 
     def example(self, rows: int) -> Batch:
         made = super().example(rows)
         return {**made, "photo": made["latents"]}
 
-    def each(self, model: nn.Module, batch: Batch, dice: Dice, baseline: bool = False) -> torch.Tensor:
-        latents, noise, t, noisy = self.noisy(batch, dice)
+    def each(self, model: nn.Module, batch: Batch, dice: Dice, baseline: bool = False) -> RowLosses:
+        drawn = self.noisy(batch, dice)
         no_text, no_photo = self.dropped(model, dice)
         with torch.no_grad():
             tokens, pooled = self.without_text(no_text, *self.say(batch, None))
         if baseline:
             no_photo = torch.ones_like(no_photo)
-        photo = batch["photo"].to(noisy) * ~no_photo[:, None, None, None]
-        both = torch.cat([noisy, photo], 1).contiguous(memory_format=torch.channels_last)
-        prediction = model(both, t, tokens, added_cond_kwargs=self.added(batch, pooled)).sample
-        return self.error(batch, prediction, latents, noise, t)
+        photo = batch["photo"].to(drawn.seen) * ~no_photo[:, None, None, None]
+        both = torch.cat([drawn.seen, photo], 1).contiguous(memory_format=torch.channels_last)
+        prediction = model(both, drawn.t, tokens, added_cond_kwargs=self.added(batch, pooled)).sample
+        return self.costs(batch, drawn, prediction, dice)
 
 
 class EditRows(Source):
     """Rows (photo, sentence, edited photo).
 
     Args:
-        pictures, latents: tables of the same rows.
+        targets: the photos and their edits.
         lay_out: sentences → `PromptTable`.
 
     Raises:
         ConfigError: no edits, or one without its photo.
     """
 
-    def __init__(self, pictures: Table, latents: Table, lay_out: Any) -> None:
-        self.pictures, self.latents = pictures, latents
+    def __init__(self, targets: Targets, lay_out: Any) -> None:
+        self.targets, self.pictures = targets, targets.pictures
+        pictures = self.pictures
+        demand(pictures, captions=True, landmarks=True)
         reference, identity = pictures["reference"][:], pictures["identity"][:]
         self.rows = np.flatnonzero(~reference)
         lonely = sorted(set(identity[self.rows]) - set(identity[reference]))
@@ -113,10 +112,8 @@ class EditRows(Source):
         own = self.rows[rows]
         photos = self.partners.of(own, step)
         found = {
-            "latents": self.latents["latents"][own],
-            "photo": self.latents["latents"][photos],
-            "time": self.pictures["time"][own],
-            "landmarks": self.pictures["landmarks"][own],
+            **self.targets.columns(own),
+            "photo": self.targets.latents["latents"][photos],
             **self.prompts.batch(self.prompt_of[own]),
         }
         return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in found.items()}
