@@ -245,6 +245,23 @@ def test_a_judge_can_look_at_what_is_painted(make: Make, where: Path, dtype: str
         assert 0 < task.validate()["unlike"] < 2
 
 
+def test_a_compiled_base_serves_training_alone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from limner.training import frozen_base
+
+    used = []
+
+    def compiled(unet: Any) -> Any:
+        return lambda *a, **k: (used.append(torch.is_grad_enabled()), unet(*a, **k))[1]
+
+    monkeypatch.setattr(frozen_base, "compiled", compiled)
+    task = make(validation=4)
+    task.compile()
+    task.loss(task.model.train(), task.source().batch(np.arange(4), 0), Dice(0, 0, range(4))).total.backward()
+    with torch.no_grad():
+        task.validate()
+    assert used == [True]
+
+
 def test_a_base_in_bfloat16_trains_validates_and_paints(make: Make) -> None:
     task = make(base_dtype="bfloat16", validation=4, shift=4.0)
     assert task.schedule.shift == 4

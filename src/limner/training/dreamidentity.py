@@ -209,5 +209,5 @@ class DreamIdentityTask(FrozenBaseTask[DreamIdentitySettings]):
         layouts: list[Layout] = PromptTable.layouts(batch, len(self.towers.widths))
         said = self.towers(layouts, {PLACEHOLDER: words})
         tokens, added = said.tokens.to(drawn.seen.dtype), self.added(batch, said.pooled)
-        prediction = self.unet(drawn.seen, drawn.t, tokens, added_cond_kwargs=added).sample
+        prediction = self.denoiser(drawn.seen, drawn.t, tokens, added_cond_kwargs=added).sample
         return self.costs(batch, drawn, prediction, dice, self.settings.outside)

@@ -21,6 +21,7 @@ from limner.diffusion.schedule import NoiseSchedule
 from limner.encoders.face_vit import FaceViT
 from limner.encoders.word_towers import WordTowers
 from limner.pipelines.dreamidentity import zeros_for_empty
+from limner.training.compiling import compiled
 from limner.training.denoising import DTYPES, Noisy, Targets, decode_latents, latent_table, noisy_latents
 from limner.training.dice import Dice
 from limner.training.face_weights import place_weights
@@ -102,6 +103,7 @@ class FrozenBaseTask(Task[C]):
     encoder: Any
     pipeline: Any
     sources: list[Any]
+    _quick: Any = None
 
     def open_towers(self) -> WordTowers:
         """The base's text towers, frozen."""
@@ -181,6 +183,14 @@ class FrozenBaseTask(Task[C]):
 
     def beside(self) -> list[nn.Module]:
         return [self.unet]
+
+    def compile(self) -> None:
+        self._quick = compiled(self.unet)
+
+    @property
+    def denoiser(self) -> Any:
+        """The UNet, for tasks whose model does not call it itself; compiled while it trains, if that was asked for."""
+        return self._quick if self._quick is not None and torch.is_grad_enabled() else self.unet
 
     @abstractmethod
     def each(self, model: nn.Module, batch: Batch, dice: Dice, baseline: bool = False) -> RowLosses:

@@ -181,6 +181,8 @@ class Trainer:
             self.model, self.optimizer = self.accelerator.prepare(task.model, optimizer)
             task.model = self.accelerator.unwrap_model(self.model)
         self.quick = compiled(self.model) if self.run_config.compile else self.model
+        if self.run_config.compile:
+            task.compile()
         self.ema = Ema(task.model, loop.ema, "cpu" if loop.ema_on_cpu else None) if loop.ema else None
         self.saved = -1
         start = self._start(resume)

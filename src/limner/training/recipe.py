@@ -93,8 +93,8 @@ class Run(Config):
         checkpoint_every, validate_every, sheet_every, log_every: in steps; 0 means only at the end.
         keep: how many checkpoints stay on disk.
         shard: divides weights, gradients and moments among the processes (FSDP), where the task can.
-        compile: the model runs compiled (torch.compile) while it is trained: quicker, after some minutes of
-            compiling. On a CPU it needs a C++ compiler.
+        compile: the model, and a frozen base beside it, run compiled (torch.compile) while it is trained: quicker,
+            after some minutes of compiling. On a CPU it needs a C++ compiler.
     """
 
     workers: int = 0

@@ -109,6 +109,9 @@ class Task(ABC, Generic[C]):
         """Modules that the model uses though they are no part of it, and which may hold some of its weights."""
         return []
 
+    def compile(self) -> None:
+        """Has what the loss uses beside the model run compiled while it trains, where a task has such a thing."""
+
     def parameter_groups(self, weight_decay: float) -> list[dict]:
         """AdamW's groups: matrices and kernels decay; gains, biases, scales and other vectors do not."""
         trained = [p for p in self.model.parameters() if p.requires_grad]

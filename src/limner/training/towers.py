@@ -115,8 +115,8 @@ def feature_table(
 
 
 def face_features(vit: FaceViT, pictures: Table, device: torch.device, report: Report) -> Table:
-    """Columns `class_token` (D) float32 and `patch_tokens` (N,W) float16 of the aligned face of every picture; of no use
-    where landmarks are not known."""
+    """Columns `class_token` (D) float32 and `patch_tokens` (N,W) float16 of the aligned face of every picture, for
+    what it is worth where landmarks are not known."""
     vit = vit.to(device).eval()
     sizes = vit.config
     columns = {

@@ -111,7 +111,7 @@ class GazeTask(FrozenBaseTask[GazeSettings]):
             steering["down_block_additional_residuals"] = [d.to(dtype) for d in down]
             steering["mid_block_additional_residual"] = middle.to(dtype)
         added = self.added(batch, pooled)
-        prediction = self.unet(noisy.to(dtype), t, embeds.to(dtype), added_cond_kwargs=added, **steering).sample
+        prediction = self.denoiser(noisy.to(dtype), t, embeds.to(dtype), added_cond_kwargs=added, **steering).sample
         return self.costs(batch, drawn, prediction, dice)
 
     def sheet(self) -> Image.Image:
