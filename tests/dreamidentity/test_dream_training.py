@@ -127,7 +127,7 @@ def test_a_whole_training_leaves_the_base_on_disk_untouched(make: Make, where: P
 
     del make  # for its cache
     values = {
-        "name": "dream", "task": "dreamidentity", "settings": settings(where, validation=4),
+        "name": "dream", "task": "dreamidentity", "settings": settings(where, validation=4, sampler="euler-a"),
         "loop": {"steps": 2, "batch_size": 4, "lr": 1e-2, "warmup": 0, "ema": 0.5},
         "run": {"checkpoint_every": 0, "validate_every": 0, "sheet_every": 0},
     }  # fmt: skip
@@ -139,6 +139,7 @@ def test_a_whole_training_leaves_the_base_on_disk_untouched(make: Make, where: P
     assert {"loss", "nobody"} <= outcome.metrics.keys()
     before, after = build(), load_model(str(tmp_path / "out" / "weights"), device="cpu")
     pipe: Any = after.pipe
+    assert type(pipe.scheduler).__name__ == "EulerAncestralDiscreteScheduler"
     assert digest(before.vae, before.unet, before.towers) == digest(pipe.vae, pipe.unet, pipe.encoder.towers)
     assert digest(before.m2id.backbone) == digest(pipe.encoder.m2id.backbone)
     assert digest(before.m2id.head) != digest(pipe.encoder.m2id.head)

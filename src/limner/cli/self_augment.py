@@ -23,6 +23,8 @@ Seed = Annotated[int, typer.Option(help="Another one makes another set.")]
 Detector = Annotated[str, typer.Option(help="Finds the faces, with landmarks: yunet, ….")]
 DType = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ….")]
+Scheduler = Annotated[str, typer.Option(help="Sampler: ddim, euler-a, dpm++, ….")]
+Batch = Annotated[int, typer.Option(help="Pictures painted at once. Part of the build.")]
 Threads = Annotated[int, typer.Option(help="CPU threads of one painter; 0 is one a core. Part of the build.")]
 Ray = Annotated[
     str | None, typer.Option("--ray", metavar="ADDRESS", help="Paint on a Ray cluster: local, auto or HOST:PORT.")
@@ -41,6 +43,8 @@ def faces(
     prompt: Annotated[str | None, typer.Option(help="With {name}; default: the paper's.")] = None,
     steps: Steps = 30,
     guidance: Guidance = 7.5,
+    scheduler: Scheduler = "ddim",
+    batch: Batch = 4,
     size: Size = 0,
     seed: Seed = 0,
     detector: Detector = "auto",
@@ -62,7 +66,7 @@ def faces(
 
     people = read_people(names, limit)
     plan = FacesPlan(**({"prompt": prompt} if prompt else {}), number=number, min_side=min_side)
-    brush = _brush(steps, guidance, size, seed, detector, dtype, device, threads)
+    brush = _brush(steps, guidance, size, seed, detector, dtype, device, threads, scheduler, batch)
     pool = _pool(ray, brush, ray_gpus)
     with progress("Painting faces", len(people), "people", shown=not as_json) as advance:
         manifest = build_faces(people, base, out, plan, brush, pool, advance)
@@ -87,6 +91,8 @@ def edits(
     number: Annotated[int, typer.Option("--number", "-n", help="Pictures of each person for each prompt.")] = 4,
     steps: Steps = 30,
     guidance: Guidance = 7.5,
+    scheduler: Scheduler = "ddim",
+    batch: Batch = 4,
     size: Size = 0,
     seed: Seed = 0,
     detector: Detector = "auto",
@@ -108,7 +114,7 @@ def edits(
 
     prompts = [*(prompt or []), *read_lines(prompts_file)]
     plan = EditsPlan(**({"prompts": tuple(prompts)} if prompts else {}), number=number)
-    brush = _brush(steps, guidance, size, seed, detector, dtype, device, threads)
+    brush = _brush(steps, guidance, size, seed, detector, dtype, device, threads, scheduler, batch)
     people = len(read_faces(faces))
     pool = _pool(ray, brush, ray_gpus)
     with progress("Painting edits", people, "people", shown=not as_json) as advance:
@@ -127,13 +133,23 @@ def _quiet() -> None:
 
 
 def _brush(
-    steps: int, guidance: float, size: int, seed: int, detector: str, dtype: str, device: str, threads: int
+    steps: int,
+    guidance: float,
+    size: int,
+    seed: int,
+    detector: str,
+    dtype: str,
+    device: str,
+    threads: int,
+    scheduler: str,
+    batch: int,
 ) -> Brush:
     import os
 
     from limner.data.self_augment import Brush
 
-    return Brush(steps, guidance, size, seed, detector, dtype, device, threads or os.cpu_count() or 1)
+    cores = os.cpu_count() or 1
+    return Brush(steps, guidance, size, seed, detector, dtype, device, threads or cores, scheduler, batch)
 
 
 def _pool(address: str | None, brush: Brush, gpus: float) -> Pool | None:

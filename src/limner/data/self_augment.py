@@ -31,13 +31,15 @@ class Brush(Config):
     """How pictures are painted, and where.
 
     Attributes:
-        steps, guidance: of DDIM; the paper's evaluation has 30 and 7.5 and says nothing of this set.
+        steps, guidance, scheduler: of sampling, the last a name of `limner.pipelines.schedulers`; the paper's
+            evaluation has 30, 7.5 and DDIM, and it says nothing of this set.
         size: side in pixels; 0 is the base's own.
         seed: of everything; another one makes another set.
         detector: a name of `limner.faces.detect.DETECTORS`, whose faces have landmarks.
         dtype: of the painting model, a name of `limner.pipelines.loading.DTYPES`.
         device: likewise; `auto` takes an accelerator where there is one.
         threads: CPU threads of one painter; part of the build, since the last bits of pictures depend on it.
+        batch: pictures painted at once; likewise.
     """
 
     steps: int = 30
@@ -48,12 +50,15 @@ class Brush(Config):
     dtype: str = "auto"
     device: str = "auto"
     threads: int = 1
+    scheduler: str = "ddim"
+    batch: int = 4
 
     def validate(self) -> None:
         self.check(1 <= self.steps <= 1000, "steps", "1 to 1000")
         self.check(0 <= self.guidance <= 100, "guidance", "0 to 100")
         self.check(self.size >= 0 and self.size % 8 == 0, "size", "multiples of 8, or 0")
         self.check(1 <= self.threads <= 256, "threads", "1 to 256")
+        self.check(1 <= self.batch <= 256, "batch", "1 to 256")
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from limner.encoders.tokenizer import unknown_words
 from limner.errors import ConfigError
 from limner.faces import DetectedFace, align_face, make_detector
 from limner.pipelines.loading import choose_device, choose_dtype, weight_digests
+from limner.pipelines.schedulers import make_scheduler
 from limner.pipelines.text import open_base
 from limner.registry import file_sha256
 from limner.types import write_atomic
@@ -159,21 +160,23 @@ class Painter:
             )
         self.brush, self.device = brush, choose_device(brush.device)
         self.pipe = open_base(base, choose_dtype(brush.dtype, brush.device)).to(self.device)
+        self.pipe.scheduler = make_scheduler(brush.scheduler, self.pipe.scheduler)
         self.tokenizer = self.pipe.tokenizer
 
-    def paint(self, sentence: str, seeds: Sequence[int]) -> list[Painted]:
-        """One picture per seed, all in one batch."""
-        brush = self.brush
-        found: Any = self.pipe(
-            sentence,
-            num_images_per_prompt=len(seeds),
-            generator=[torch.Generator("cpu").manual_seed(s) for s in seeds],
-            num_inference_steps=brush.steps,
-            guidance_scale=brush.guidance,
-            height=brush.size or None,
-            width=brush.size or None,
-        )
-        images = [np.asarray(image.convert("RGB")) for image in found.images]
+    def paint(self, sentences: Sequence[str], seeds: Sequence[int]) -> list[Painted]:
+        """One picture for each sentence with its seed, several at once."""
+        brush, images = self.brush, []
+        for start in range(0, len(seeds), brush.batch):
+            some = slice(start, start + brush.batch)
+            found: Any = self.pipe(
+                list(sentences[some]),
+                generator=[torch.Generator("cpu").manual_seed(s) for s in seeds[some]],
+                num_inference_steps=brush.steps,
+                guidance_scale=brush.guidance,
+                height=brush.size or None,
+                width=brush.size or None,
+            )
+            images += [np.asarray(image.convert("RGB")) for image in found.images]
         return [Painted(image, seed, self._largest(image)) for image, seed in zip(images, seeds, strict=True)]
 
     def _largest(self, image: np.ndarray) -> DetectedFace | None:
@@ -195,7 +198,7 @@ class FacePainter(Painter):
             return [_sample(f"{person:06d}-face-0", person, name, {"rejected": "unknown name"})]
         samples: Samples = []
         seeds = [derive("face", self.brush.seed, name, i) for i in range(self.plan.number)]
-        for i, painted in enumerate(self.paint(self.plan.prompt.format(name=name), seeds)):
+        for i, painted in enumerate(self.paint([self.plan.prompt.format(name=name)] * len(seeds), seeds)):
             key, facts = f"{person:06d}-face-{i}", {"seed": painted.seed}
             if painted.face is None or min(painted.face.size) < self.plan.min_side:
                 why = "no face" if painted.face is None else "small"
@@ -226,9 +229,11 @@ class EditPainter(Painter):
             facts = {"reference": True, "landmarks": face["landmarks"]}
             samples.append((f"{person:06d}-face-{i}", {"png": face["png"], "json": _json(person, name, facts)}))
         known = F.normalize(torch.stack(vectors).mean(0), dim=0)
-        for p, prompt in enumerate(self.plan.prompts):
-            seeds = [derive("edit", self.brush.seed, name, prompt, i) for i in range(self.plan.number)]
-            pictures = self.paint(in_words(prompt, name), seeds)
+        prompts, number = self.plan.prompts, self.plan.number
+        seeds = [derive("edit", self.brush.seed, name, prompt, i) for prompt in prompts for i in range(number)]
+        every = self.paint([in_words(prompt, name) for prompt in prompts for _ in range(number)], seeds)
+        for p, prompt in enumerate(prompts):
+            pictures = every[p * number : (p + 1) * number]
             batch = torch.from_numpy(np.stack([x.image for x in pictures])).permute(0, 3, 1, 2).float() / 255
             fits = self.clip(batch.to(self.device), [in_words(prompt)] * len(pictures))
             for i, painted in enumerate(pictures):

@@ -176,7 +176,9 @@ class DreamIdentityTask(FrozenBaseTask[DreamIdentitySettings]):
     def export(self, folder: Path) -> None:
         """The whole pipeline, with the base as it is on disk, not as `base_dtype` rounds it."""
         facts = {k: self.pipeline.config[k] for k in ("default_steps", "default_guidance", "world")}
-        assemble(self.settings.base, self.m2id, **facts).save_pretrained(folder)
+        pipeline = assemble(self.settings.base, self.m2id, **facts)
+        pipeline.scheduler = self.scheduler
+        pipeline.save_pretrained(folder)
 
     # --- parts ----------------------------------------------------------------------------------------------------
 

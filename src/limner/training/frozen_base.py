@@ -21,6 +21,7 @@ from limner.diffusion.schedule import NoiseSchedule
 from limner.encoders.face_vit import FaceViT
 from limner.encoders.word_towers import WordTowers
 from limner.pipelines.dreamidentity import zeros_for_empty
+from limner.pipelines.schedulers import SCHEDULERS, make_scheduler
 from limner.training.compiling import compiled
 from limner.training.denoising import DTYPES, Noisy, Targets, decode_latents, latent_table, noisy_latents
 from limner.training.dice import Dice
@@ -51,7 +52,8 @@ class FrozenBaseSettings(IdentityLossSettings):
         face_weight, eye_weight: how much more an error counts in the face and at the eyes, where landmarks are known.
         checkpointing: trades time for memory.
         validation: held-out pictures whose loss is measured.
-        guidance, steps: of the sample sheets; an exported pipeline recommends them.
+        guidance, steps, sampler: of the sample sheets; an exported pipeline recommends them. The last is a name of
+            `limner.pipelines.schedulers`.
     """
 
     data: DataConfig
@@ -65,6 +67,7 @@ class FrozenBaseSettings(IdentityLossSettings):
     validation: int = 256
     guidance: float = 3.0
     steps: int = 30
+    sampler: str = "ddim"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -80,6 +83,7 @@ class FrozenBaseSettings(IdentityLossSettings):
             self.check(getattr(self, name) >= 0, name, "0 or more")
         self.check(self.validation >= 1, "validation", "1 or more")
         self.check(self.steps >= 1, "steps", "1 or more")
+        self.check(self.sampler in SCHEDULERS, "sampler", ", ".join(SCHEDULERS))
         self.check(self.data.size == self.held_out.size, "data", "one size for data and held_out")
 
 
@@ -115,7 +119,8 @@ class FrozenBaseTask(Task[C]):
         Args:
             dtype: of the UNet. The autoencoder stays in float32 for what `prepare` makes with it.
         """
-        self.vae, unet, self.scheduler = base_of(Path(self.settings.base))
+        self.vae, unet, scheduler = base_of(Path(self.settings.base))
+        self.scheduler = make_scheduler(self.settings.sampler, scheduler)
         self.vae.requires_grad_(False)
         self.unet: Any = nn.Module.to(unet, dtype).requires_grad_(False)
         if self.settings.checkpointing:
