@@ -129,7 +129,8 @@ class ModelPainter:
         """See `Painter.paint`."""
         from limner.pipelines.paint import default_dials, paint_batch
 
-        dials = default_dials(self.model, strength=wish.strength, guidance_scale=wish.guidance, steps=self.spec.steps)
+        own = {"steps": self.spec.steps, "pag_scale": self.spec.pag}
+        dials = default_dials(self.model, strength=wish.strength, guidance_scale=wish.guidance, **own)
         said = [prompt.replace(SUBJECT, self.spec.subject) for prompt in wish.prompts]
         self.model.set_scheduler(dials.scheduler)
         conditioning = self.model.pipe.condition(said, identity, "", dials.strength)

@@ -75,7 +75,7 @@ class MethodSpec(Config):
         tuning: YAML file with its settings.
         subject: what prompts call the person.
         identity: false paints the prompt alone.
-        strength, guidance, steps: dials; None is the model's own.
+        strength, guidance, pag, steps: dials; None is the model's own.
         people: only so many, the first ones; 0 for all.
         images: folder with pictures made elsewhere and a manifest.jsonl, instead of a model.
     """
@@ -88,6 +88,7 @@ class MethodSpec(Config):
     identity: bool = True
     strength: float = 1.0
     guidance: float | None = None
+    pag: float | None = None
     steps: int | None = None
     people: int = 0
     images: str = ""
@@ -99,6 +100,7 @@ class MethodSpec(Config):
         self.check(bool(self.subject.strip()), "subject", "words, as in S* or a person")
         self.check(0 <= self.strength <= 1, "strength", "0 to 1")
         self.check(self.guidance is None or self.guidance >= 0, "guidance", "0 or more")
+        self.check(self.pag is None or self.pag >= 0, "pag", "0 or more")
         self.check(self.steps is None or self.steps >= 1, "steps", "1 or more")
         self.check(self.people == 0 or self.people >= 2, "people", "0 (all), or 2 or more")
 

@@ -28,7 +28,7 @@ class FaceCLIPPipeline(PortraitPipeline):
         unet: denoiser with text_time conditioning, fine-tuned under FaceCLIP.
         scheduler: any of diffusers' schedulers.
         encoder: turns faces and prompts into what the UNet attends to; brings its own tokenizer.
-        default_steps, default_guidance: what the model is recommended to be sampled with.
+        default_steps, default_guidance, default_pag: what the model is recommended to be sampled with.
         same_person: cosine of the face encoder's class tokens from which two pictures are taken to show one person;
             None where that was not measured: no reference is then left out.
         world: `sitters` if the model only knows Limner's synthetic people; empty otherwise.
@@ -48,6 +48,7 @@ class FaceCLIPPipeline(PortraitPipeline):
         encoder: FaceCLIPEncoder,
         default_steps: int = 50,
         default_guidance: float = 5.0,
+        default_pag: float = 0.0,
         same_person: float | None = None,
         world: str = "",
         controlnet: ControlNetModel | None = None,
@@ -56,7 +57,7 @@ class FaceCLIPPipeline(PortraitPipeline):
             components={"vae": vae, "unet": unet, "scheduler": scheduler, "encoder": encoder, "controlnet": controlnet},
             facts={
                 "default_steps": default_steps, "default_guidance": default_guidance,
-                "same_person": same_person, "world": world,
+                "default_pag": default_pag, "same_person": same_person, "world": world,
             },
         )  # fmt: skip
 

@@ -47,6 +47,8 @@ class Dials(Config):
         rescue: whether small faces are painted again, larger: a mode of `limner.pipelines.rescue`.
         rescue_strength: how much of such a face is painted anew, over 0 to 1.
         gaze: where the eyes go, as `limner.pipelines.gaze.parse_gaze` reads it; empty leaves it to the model.
+        pag_scale: weight of perturbed-attention guidance (`limner.pipelines.perturbed`); 0 is none. Faces that are
+            painted again are painted without.
     """
 
     steps: int
@@ -61,11 +63,13 @@ class Dials(Config):
     rescue: str = "never"
     rescue_strength: float = 0.5
     gaze: str = ""
+    pag_scale: float = 0.0
 
     def validate(self) -> None:
         self.check(1 <= self.steps <= 1000, "steps", "1 to 1000")
         self.check(0 <= self.guidance_scale <= 100, "guidance_scale", "0 to 100")
         self.check(0 <= self.guidance_rescale <= 1, "guidance_rescale", "0 to 1")
+        self.check(0 <= self.pag_scale <= 10, "pag_scale", "0 (none) to 10")
         self.check(0 <= self.strength <= 1, "strength", "0 (nobody in particular) to 1 (as trained)")
         for name in ("width", "height"):
             self.check(getattr(self, name) > 0 and getattr(self, name) % 8 == 0, name, "positive multiples of 8")
@@ -86,6 +90,7 @@ def default_dials(model: Model, **changes: Any) -> Dials:
     values = {
         "steps": pipe.config.default_steps,
         "guidance_scale": float(pipe.config.default_guidance),
+        "pag_scale": pipe.default_pag,
         "strength": 1.0,
         "width": pipe.default_size[1],
         "height": pipe.default_size[0],
@@ -95,6 +100,7 @@ def default_dials(model: Model, **changes: Any) -> Dials:
         values |= {
             "steps": model.fast.steps,
             "guidance_scale": model.fast.guidance_scale,
+            "pag_scale": 0.0,
             "scheduler": model.fast.scheduler,
         }
     return Dials.from_dict(values | {k: v for k, v in changes.items() if v is not None})
@@ -216,6 +222,7 @@ def paint_batch(
         num_inference_steps=dials.steps,
         guidance_scale=dials.guidance_scale,
         guidance_rescale=dials.guidance_rescale,
+        pag_scale=dials.pag_scale,
         height=dials.height,
         width=dials.width,
         callback_on_step_end=after_step,

@@ -26,6 +26,7 @@ from limner.faces import FaceEmbedder, ImageSource
 from limner.methods.base import Method
 from limner.pipelines.gaze import Gaze, gaze_image, parse_gaze, steered
 from limner.pipelines.people import as_sources, gather_references
+from limner.pipelines.perturbed import default_layers, perturbed
 from limner.pipelines.regions import apart, condition_group, is_group
 from limner.types import Conditioning, Face, Identity
 
@@ -92,6 +93,11 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         height, width = (places, places) if isinstance(places, int) else places
         return height * self.vae_scale_factor, width * self.vae_scale_factor
 
+    @property
+    def default_pag(self) -> float:
+        """The weight of perturbed-attention guidance that the model is recommended to be sampled with."""
+        return float(self.config.get("default_pag", 0.0))
+
     def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
         """As in diffusers, layer by layer; but the method's own models, which read parameters across layers, go to the
         accelerator whole, and only while they encode."""
@@ -148,6 +154,7 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         negative_prompt: str | Sequence[str] | None = None,
         strength: float = 1.0,
         gaze: Gaze | str | None = None,
+        pag_scale: float | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
@@ -175,6 +182,8 @@ class PortraitPipeline(StableDiffusionXLPipeline):
             negative_prompt: what not to paint; one for all, or one a prompt.
             strength: how much of the person goes in, from 0 to 1.
             gaze: where the eyes go, as `limner.pipelines.gaze.parse_gaze` reads it; needs the `controlnet` for it.
+            pag_scale: weight of perturbed-attention guidance (`limner.pipelines.perturbed`); 0 is none, above that the
+                UNet works half as much again. Default: what the model's own configuration recommends.
             height, width: in pixels, multiples of 8; default: what the UNet was trained at.
             num_inference_steps, guidance_scale: default: what the model's own configuration recommends.
             num_images_per_prompt: N; B·N pictures come out, those of one prompt side by side.
@@ -196,6 +205,7 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         height, width = height or self.default_size[0], width or self.default_size[1]
         steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
         guidance = self.config.default_guidance if guidance_scale is None else guidance_scale
+        pag = self.default_pag if pag_scale is None else pag_scale
         self._check_source(prompt, face, identity, conditioning, negative_prompt, strength)
         self._check_size(height, width)
         self._check_sampling(steps, num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs, sampling)
@@ -223,6 +233,7 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         with (
             steered(self.unet, self.controlnet, conditioning.control_image, pictures),
             apart(self.unet, conditioning, height // f, width // f) as told,
+            perturbed(self.unet, pag, guidance, default_layers(self.unet, self.config.get("world", ""))),
         ):
             return super().__call__(
                 prompt_embeds=told.prompt_embeds,

@@ -385,6 +385,7 @@ def as_recorded(record: Provenance, person: str | None, most: int) -> tuple[Pain
         strength=dials.strength,
         guidance_scale=dials.guidance_scale,
         guidance_rescale=dials.guidance_rescale,
+        pag_scale=dials.pag_scale,
         steps=dials.steps,
         width=dials.width,
         height=dials.height,

@@ -68,7 +68,8 @@ def make_job(
 ) -> Job:
     """A job that can be painted, or ConfigError, Unsupported, or WeightsMismatch (no likeness to such an identity)."""
     names = (
-        "strength", "guidance_scale", "guidance_rescale", "steps", "width", "height", "scheduler", "watermark", "gaze",
+        "strength", "guidance_scale", "guidance_rescale", "pag_scale", "steps", "width", "height", "scheduler",
+        "watermark", "gaze",
     )  # fmt: skip
     given = {name: getattr(request, name) for name in names if getattr(request, name) is not None}
     dials = Dials.from_dict({**facts["dials"], **given, "batch": min(limits.batch, 64)})

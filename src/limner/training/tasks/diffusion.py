@@ -114,6 +114,7 @@ class DiffusionSettings(IdentityLossSettings):
         checkpointing: trades time for memory.
         validation: held-out pictures whose loss is measured.
         guidance: of the sample sheets; the exported pipeline recommends it.
+        pag: perturbed-attention guidance, which an exported FaceCLIP pipeline recommends. Sheets are without.
         sampler: which the exported pipeline recommends, a name of `limner.pipelines.schedulers`. Sheets use DDIM.
     """
 
@@ -136,6 +137,7 @@ class DiffusionSettings(IdentityLossSettings):
     checkpointing: bool = False
     validation: int = 256
     guidance: float = 3.0
+    pag: float = 0.0
     sampler: str = "ddim"
 
     def validate(self) -> None:
@@ -151,6 +153,7 @@ class DiffusionSettings(IdentityLossSettings):
         self.check(self.min_snr is None or not self.schedule.zero_snr, "min_snr", "null with schedule.zero_snr")
         self.check(all(h % 8 == 0 and w % 8 == 0 for h, w in self.sizes), "sizes", "multiples of 8")
         self.check(self.towers_dtype in DTYPES, "towers_dtype", ", ".join(DTYPES))
+        self.check(self.pag >= 0, "pag", "0 or more")
         self.check(self.sampler in SCHEDULERS, "sampler", ", ".join(SCHEDULERS))
         self.check(self.validation >= 1, "validation", "1 or more")
 
@@ -293,6 +296,7 @@ class DiffusionTask(Task[DiffusionSettings]):
                 scheduler,
                 default_steps=SAMPLING_STEPS,
                 default_guidance=self.settings.guidance,
+                default_pag=self.settings.pag,
                 world="sitters" if self.settings.data.kind == "world" else "",
                 **components,
             )
