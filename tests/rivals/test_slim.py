@@ -22,6 +22,7 @@ from limner.pipelines.dreamidentity import assemble, base_parts
 from limner.pipelines.instruct import InstructPix2PixPipeline
 from limner.pipelines.loading import load_model
 from limner.pipelines.rivals import IPAdapterPipeline
+from limner.pipelines.schedulers import make_scheduler, scheduler_name
 from limner.pipelines.slim import write_slim
 from limner.training.tasks.instruct_pix2pix import widen
 
@@ -36,6 +37,7 @@ def test_a_rival_without_its_base(parts: Path, tmp_path: Path) -> None:
     vae, unet, scheduler = base_parts(parts / "base")
     made = RivalEncoder(WordTowers.from_base(parts / "base"), FaceBackbone(FaceViT(FACE).eval()))
     made.adapter = {k: v + 0.1 for k, v in new_adapter(unet, "identity", FACE.output).items()}
+    scheduler = make_scheduler("euler-a", scheduler)
     pipe: Any = IPAdapterPipeline(vae, unet, scheduler, made, default_steps=2, world="sitters")
     pipe.set_progress_bar_config(disable=True)
     slim = tmp_path / "slim"
@@ -44,6 +46,7 @@ def test_a_rival_without_its_base(parts: Path, tmp_path: Path) -> None:
     loaded = load_model(str(slim), device="cpu")
     assert set(loaded.weights) == {"encoder", "unet", "vae"}
     assert loaded.world == "sitters"
+    assert scheduler_name(loaded.pipe.scheduler) == "euler-a"
     assert np.abs(paint(loaded.pipe) - paint(pipe)).max() < 5e-2  # half precision
     assert next(made.parameters()).dtype == torch.float32
     index = json.loads((slim / "model_index.json").read_text())

@@ -18,10 +18,11 @@ from limner.methods.rival import probe_unet
 from limner.pipelines.dreamidentity import base_parts
 from limner.pipelines.loading import BASE, INDEX
 from limner.pipelines.rivals import RivalPipeline
+from limner.pipelines.schedulers import make_scheduler, scheduler_name
 from limner.types import write_atomic
 
 FACTS = ("default_steps", "default_guidance", "same_person", "world", "force_zeros_for_empty_prompt")
-PROBE = "limner_probe"
+PROBE, SAMPLER = "limner_probe", "limner_sampler"
 
 
 def write_slim(pipe: RivalPipeline, folder: str | Path, base: str) -> None:
@@ -47,7 +48,9 @@ def write_slim(pipe: RivalPipeline, folder: str | Path, base: str) -> None:
     encoder.save_pretrained(folder / "encoder")
     probe = [round(v, 5) for v in probe_unet(pipe.unet, pipe.encoder.towers).tolist()]
     facts = {k: getattr(pipe.config, k) for k in FACTS}
-    index = {"_class_name": type(pipe).__name__, BASE: base, **facts, PROBE: probe}
+    index = {
+        "_class_name": type(pipe).__name__, BASE: base, **facts, SAMPLER: scheduler_name(pipe.scheduler), PROBE: probe,
+    }  # fmt: skip
     write_atomic(folder / INDEX, (json.dumps(index, indent=2) + "\n").encode())
 
 
@@ -64,6 +67,7 @@ def over_its_base(kind: type[RivalPipeline], folder: Path, base: Path, dtype: to
     encoder = RivalEncoder.from_pretrained(folder / "encoder", torch_dtype=dtype)
     try:
         theirs, facts = torch.tensor(index[PROBE], dtype=torch.float32), {k: index[k] for k in FACTS}
+        scheduler = make_scheduler(index[SAMPLER], scheduler)
     except (KeyError, TypeError, ValueError) as e:
         raise CorruptData(f"{folder / INDEX} is damaged ({e!r}).", "Copy the model's folder again.") from e
     ours = probe_unet(unet, encoder.towers)
