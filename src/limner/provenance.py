@@ -223,6 +223,7 @@ def describe(portrait: Portrait) -> str:
         "Steps": s.get("steps"),
         "Sampler": s.get("scheduler"),
         "CFG scale": s.get("guidance_scale"),
+        "PAG scale": s.get("pag_scale") or None,
         "Seed": portrait.seed,
         "Size": f"{portrait.image.width}x{portrait.image.height}",
         "Model": portrait.model,

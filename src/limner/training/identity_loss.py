@@ -61,7 +61,8 @@ class RowLosses(NamedTuple):
         if self.unlike is None or self.judged is None:
             return Losses(noise, {})
         total = noise + settings.identity_weight / settings.identity_share * self.unlike.mean()
-        return Losses(total, {"noise": noise.detach(), "unlike": (self.unlike.sum() / self.judged.sum()).detach()})
+        unlike = self.unlike.sum() / self.judged.sum().clamp(min=1)
+        return Losses(total, {"noise": noise.detach(), "unlike": unlike.detach()})
 
     @staticmethod
     def metrics(batches: list[RowLosses]) -> dict[str, float]:
