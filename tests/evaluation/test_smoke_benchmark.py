@@ -72,7 +72,7 @@ def test_the_smoke_benchmark_fills_every_part_of_the_report(out: Path) -> None:
     assert len(report["judges"]) == 3
     assert all(len(j["sha256"]) == 64 for j in report["judges"])
     weights = report["methods"]["faceclip"]["weights"]
-    assert set(weights) == {"encoder", "unet", "vae"}
+    assert set(weights) == {"dials", "encoder", "unet", "vae"}
     assert report["methods"]["real"]["weights"] == {}
     text = (out / "report.md").read_text()
     for title in ("Table 1", "FaceCLIP's comparison", "Prompt by prompt", "who is painted", "hard about", "the dials"):
@@ -91,16 +91,18 @@ def test_the_same_command_paints_nothing_again(out: Path, recipe: Path, capsys: 
     assert {k: v for k, v in after.items() if k != "command"} == {k: v for k, v in before.items() if k != "command"}
 
 
+@pytest.mark.parametrize("part", ["unet", "dials"])
 def test_pictures_by_other_weights_are_not_reported(
-    out: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    part: str, out: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun = Path(shutil.copytree(out, tmp_path / "out"))
     file = next((begun / "pictures" / "main" / "faceclip").rglob("00.json"))
     facts = json.loads(file.read_text())
-    facts["weights"]["unet"] = "0" * 64
+    assert facts["weights"][part] != "0" * 64
+    facts["weights"][part] = "0" * 64
     file.write_text(json.dumps(facts))
     assert main(["evaluate", str(recipe), "--out", str(begun), "--device", "cpu"]) == 2
-    assert "other weights than it has now (unet)" in capsys.readouterr().err.replace("\n", " ")
+    assert f"other weights than it has now ({part})" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_a_judge_who_paints_is_refused(

@@ -33,7 +33,7 @@ def test_it_paints_what_diffusers_paints(kl: FaceCLIPPipeline, guidance: float, 
     told = kl.condition([PROMPT, "a chef"], kl.enroll(noise_face(0)))
     other = StableDiffusionXLPAGPipeline(
         vae=kl.vae, unet=kl.unet, scheduler=kl.scheduler, text_encoder=None, text_encoder_2=None, tokenizer=None,
-        tokenizer_2=None, add_watermarker=False, pag_applied_layers=list(default_layers(kl.unet, kl.config.world)),
+        tokenizer_2=None, add_watermarker=False, pag_applied_layers=list(default_layers(kl.unet)),
     )  # fmt: skip
     other.set_progress_bar_config(disable=True)
     before = dict(kl.unet.attn_processors)

@@ -24,6 +24,7 @@ from limner.pipelines.loading import load_model
 from limner.pipelines.rivals import IPAdapterPipeline
 from limner.pipelines.schedulers import make_scheduler, scheduler_name
 from limner.pipelines.slim import write_slim
+from limner.pipelines.tuned import over_base
 from limner.training.tasks.instruct_pix2pix import widen
 
 
@@ -64,6 +65,25 @@ def test_a_rival_without_its_base(parts: Path, tmp_path: Path) -> None:
     (slim / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(CorruptData, match="is damaged"):
         load_model(str(slim), device="cpu")
+
+
+def test_dreamidentity_without_its_base(parts: Path, tmp_path: Path) -> None:
+    pipe: Any = assemble(parts / "base", encoder("mini"), default_steps=2, default_pag=0.7, world="sitters")
+    pipe.save_pretrained(tmp_path / "whole")
+    pipe.set_progress_bar_config(disable=True)
+    slim = tmp_path / "slim"
+    write_slim(pipe, slim, str(tmp_path / "whole"))
+    loaded = load_model(str(slim), device="cpu")
+    assert (loaded.pipe.config.default_pag, loaded.world) == (0.7, "sitters")
+    pictures = [
+        made("S* as a wizard", identity=made.enroll(noise_face(0)), output_type="np", pag_scale=0.0,
+             generator=torch.Generator().manual_seed(0)).images
+        for made in (loaded.pipe, pipe)
+    ]  # fmt: skip
+    assert np.abs(pictures[0] - pictures[1]).max() < 5e-2  # half precision
+    tuned = over_base("textual-inversion", slim)
+    assert torch.equal(tuned.unet.conv_in.weight, pipe.unet.conv_in.weight)
+    assert (tuned.config.default_pag, tuned.config.world) == (0.7, "sitters")
 
 
 def test_a_rival_with_a_unet_of_its_own(parts: Path, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ class Brush(Config):
         device: likewise; `auto` takes an accelerator where there is one.
         threads: CPU threads of one painter; part of the build, since the last bits of pictures depend on it.
         batch: pictures painted at once; likewise.
+        pag: weight of perturbed-attention guidance (`limner.pipelines.perturbed`); 0 is none.
     """
 
     steps: int = 30
@@ -52,10 +53,12 @@ class Brush(Config):
     threads: int = 1
     scheduler: str = "ddim"
     batch: int = 4
+    pag: float = 0.0
 
     def validate(self) -> None:
         self.check(1 <= self.steps <= 1000, "steps", "1 to 1000")
         self.check(0 <= self.guidance <= 100, "guidance", "0 to 100")
+        self.check(0 <= self.pag <= 10, "pag", "0 to 10")
         self.check(self.size >= 0 and self.size % 8 == 0, "size", "multiples of 8, or 0")
         self.check(1 <= self.threads <= 256, "threads", "1 to 256")
         self.check(1 <= self.batch <= 256, "batch", "1 to 256")

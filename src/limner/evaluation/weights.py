@@ -1,4 +1,4 @@
-"""The weights that paint: a report names them, resumed work is held to them, and none of their files may judge."""
+"""What paints: weights and recommended dials. A report names them, resumed work is held to them, and no file judges."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from limner.evaluation.recipe import MethodSpec
 from limner.evaluation.scorers import Judges
 from limner.registry import file_sha256
 
-TUNING = "tuning"
+DIALS, TUNING = "dials", "tuning"
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Weights:
     """What one method paints with.
 
     Attributes:
-        digests: sha256 by component, as `Model.weights` has them, and of the file with the tuning's settings.
+        digests: sha256 by component, as `Model.weights` has them, of the model's recommended dials, and of the
+            file with the tuning's settings.
         files: sha256 of every file of weights.
     """
 
@@ -34,7 +35,7 @@ def weights_of(methods: Sequence[MethodSpec]) -> dict[str, Weights]:
         ConfigError: an unknown model, or a tuning file that is not there.
         WeightsUnavailable, CorruptData: as `limner.pipelines.loading.locate`.
     """
-    from limner.pipelines.loading import file_digests, joined_digest, locate
+    from limner.pipelines.loading import INDEX, file_digests, joined_digest, locate
 
     hashed: dict[tuple[str, str], dict[str, list[str]]] = {}
     found = {}
@@ -42,9 +43,12 @@ def weights_of(methods: Sequence[MethodSpec]) -> dict[str, Weights]:
         if not spec.model:
             continue
         key = (spec.model, spec.method)
+        folder = locate(spec.model, method=spec.method)[1]
         if key not in hashed:
-            hashed[key] = file_digests(locate(spec.model, method=spec.method)[1])
+            hashed[key] = file_digests(folder)
         digests = {component: joined_digest(files) for component, files in hashed[key].items()}
+        if (folder / INDEX).is_file():
+            digests[DIALS] = file_sha256(folder / INDEX)
         if spec.tuning:
             if not Path(spec.tuning).is_file():
                 raise ConfigError(f"The tuning of {spec.name} is {spec.tuning}, which is no file.")

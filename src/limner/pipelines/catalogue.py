@@ -28,7 +28,7 @@ MINI = register_model(
         description="128 px, two CPU cores, seconds; ships with Limner. Knows only its synthetic people (sitters).",
         license="Apache-2.0",
         packaged="faceclip-mini",
-        scores={"identity": 0.538, "found first of 100": 0.312, "attributes / real": 0.930, "text-alignment": 0.630},
+        scores={"identity": 0.548, "found first of 100": 0.308, "attributes / real": 0.935, "text-alignment": 0.626},
         command="limner evaluate recipes/benchmark-faceclip.yaml",
     )
 )

@@ -34,7 +34,7 @@ class DreamIdentityPipeline(WordsPipeline):
     Args:
         vae, unet, scheduler: of the base; the UNet has text_time conditioning (SDXL, mini) or none (SD 2.1).
         encoder: M² ID encoder and the base's text towers.
-        default_steps, default_guidance: what the model is recommended to be sampled with.
+        default_steps, default_guidance, default_pag: what the model is recommended to be sampled with.
         same_person: cosine of the recogniser's identity vectors from which two pictures are taken to show one person;
             None where that was not measured: no reference is then left out.
         world: `sitters` if the model only knows Limner's synthetic people; empty otherwise.
@@ -59,12 +59,14 @@ class DreamIdentityPipeline(WordsPipeline):
         world: str = "",
         force_zeros_for_empty_prompt: bool = False,
         controlnet: ControlNetModel | None = None,
+        default_pag: float = 0.0,
     ) -> None:
         super().__init__(
             components={"vae": vae, "unet": unet, "scheduler": scheduler, "encoder": encoder, "controlnet": controlnet},
             facts={
                 "default_steps": default_steps, "default_guidance": default_guidance, "same_person": same_person,
                 "world": world, "force_zeros_for_empty_prompt": force_zeros_for_empty_prompt,
+                "default_pag": default_pag,
             },
         )  # fmt: skip
         self._demand_width()
@@ -92,7 +94,7 @@ def assemble(
     Args:
         base: folder of SD 2.1-base, SDXL (diffusers' layout) or of a base that `limner train` made.
         m2id: the encoder, or its folder.
-        facts: of the pipeline: default_steps, default_guidance, same_person, world.
+        facts: of the pipeline: default_steps, default_guidance, default_pag, same_person, world.
 
     Raises:
         WeightsUnavailable: something is not there.
@@ -109,12 +111,15 @@ def assemble(
 
 
 def base_parts(base: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any, Any]:
-    """Autoencoder, UNet and a DDIM scheduler on the noise schedule of a base.
+    """Autoencoder, UNet and a DDIM scheduler on the noise schedule of a base, or of the one that a slim folder names.
 
     Raises:
         WeightsUnavailable: one of them is not there.
         CorruptData: damaged.
     """
+    from limner.pipelines.loading import named_base
+
+    base = named_base(base) or base
     for part, file in (("unet", "config.json"), ("vae", "config.json"), ("scheduler", "scheduler_config.json")):
         if not (base / part / file).is_file():
             raise WeightsUnavailable(

@@ -261,7 +261,7 @@ def load_pipeline(folder: Path, dtype: torch.dtype, mode: MemoryMode | None = No
             f"{folder} holds a {kind}, which cannot take a face; Limner paints with {', '.join(PIPELINES)}."
         )
     pipeline = getattr(importlib.import_module(PIPELINES[kind]), kind)
-    base = _base_of(folder)
+    base = named_base(folder)
     if base is not None:
         from limner.pipelines.slim import over_its_base
 
@@ -282,8 +282,8 @@ def load_pipeline(folder: Path, dtype: torch.dtype, mode: MemoryMode | None = No
     return pipe
 
 
-def _base_of(folder: Path) -> Path | None:
-    """The folder of the base that a rival's folder names instead of holding it (`limner.pipelines.slim`)."""
+def named_base(folder: Path) -> Path | None:
+    """The folder of the base that a model's folder names instead of holding it (`limner.pipelines.slim`), or None."""
     index = folder / INDEX
     try:
         values = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
@@ -317,7 +317,7 @@ def weight_digests(folder: Path) -> dict[str, str]:
 
 
 def file_digests(folder: Path) -> dict[str, list[str]]:
-    """sha256 of every safetensors file, in order of name, by component, with those of the base that a rival names.
+    """sha256 of every safetensors file, in order of name, by component, with those of the base that a folder names.
 
     A file in the Hugging Face cache is a link to a blob named by its sha256; that name is believed, not recomputed.
 
@@ -327,7 +327,7 @@ def file_digests(folder: Path) -> dict[str, list[str]]:
     """
     if not folder.is_dir():
         raise WeightsUnavailable(f"{folder} is no folder with weights.", "Check the path.")
-    base = _base_of(folder)
+    base = named_base(folder)
     digests = {} if base is None else file_digests(base)
     for component in sorted(p for p in folder.iterdir() if p.is_dir()):
         files = sorted(component.rglob("*.safetensors"))

@@ -17,6 +17,9 @@ from diffusers.models.attention_processor import (
 
 from limner.errors import ConfigError
 
+SMALL = 32
+"""Latent places along a side up to which a UNet is perturbed where it attends most finely."""
+
 
 @contextlib.contextmanager
 def perturbed(unet: Any, scale: float, guidance: float, layers: Sequence[str] = ("mid",)) -> Iterator[None]:
@@ -64,10 +67,11 @@ def perturbed(unet: Any, scale: float, guidance: float, layers: Sequence[str] = 
             layer.processor = own
 
 
-def default_layers(unet: Any, world: str = "") -> tuple[str, ...]:
-    """Where a UNet is perturbed: in the middle, as diffusers does with SDXL; models of sitters on both sides where they
-    attend most finely (docs/trainings.md)."""
-    if not world:
+def default_layers(unet: Any) -> tuple[str, ...]:
+    """Where a UNet is perturbed: in the middle, as diffusers does with SDXL; one of at most `SMALL` places a side, on
+    both sides where it attends most finely (docs/trainings.md)."""
+    size = unet.config.sample_size
+    if max(size if isinstance(size, (tuple, list)) else (size,)) > SMALL:
         return ("mid",)
     attending = [name for name, module in unet.named_modules() if isinstance(module, Attention)]
     blocks = sorted({".".join(name.split(".")[:2]) for name in attending if name.startswith(("down", "up"))})

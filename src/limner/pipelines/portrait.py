@@ -233,7 +233,7 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         with (
             steered(self.unet, self.controlnet, conditioning.control_image, pictures),
             apart(self.unet, conditioning, height // f, width // f) as told,
-            perturbed(self.unet, pag, guidance, default_layers(self.unet, self.config.get("world", ""))),
+            perturbed(self.unet, pag, guidance, default_layers(self.unet)),
         ):
             return super().__call__(
                 prompt_embeds=told.prompt_embeds,

@@ -36,7 +36,7 @@ class RivalPipeline(WordsPipeline):
     Args:
         vae, unet, scheduler: of the base; the UNet has text_time conditioning (SDXL, mini) or none (SD 2.1).
         encoder: the base's text towers and what sees faces.
-        default_steps, default_guidance: what the model is recommended to be sampled with.
+        default_steps, default_guidance, default_pag: what the model is recommended to be sampled with.
         same_person: cosine of identity vectors from which two pictures are taken to show one person; None where that
             was not measured, or the method has no identity vector: no reference is then left out.
         world: `sitters` if the model only knows Limner's synthetic people; empty otherwise.
@@ -59,12 +59,14 @@ class RivalPipeline(WordsPipeline):
         same_person: float | None = None,
         world: str = "",
         force_zeros_for_empty_prompt: bool = False,
+        default_pag: float = 0.0,
     ) -> None:
         super().__init__(
             components={"vae": vae, "unet": unet, "scheduler": scheduler, "encoder": encoder},
             facts={
                 "default_steps": default_steps, "default_guidance": default_guidance, "same_person": same_person,
                 "world": world, "force_zeros_for_empty_prompt": force_zeros_for_empty_prompt,
+                "default_pag": default_pag,
             },
         )  # fmt: skip
         self._demand_width()

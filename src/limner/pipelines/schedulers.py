@@ -38,6 +38,7 @@ def make_scheduler(name: str, like: Any) -> Any:
         ConfigError: no such scheduler.
     """
     import diffusers
+    import torch
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
     kind_name, changes = SCHEDULERS.get(name, (name, {}))
@@ -47,7 +48,8 @@ def make_scheduler(name: str, like: Any) -> Any:
     accepted = inspect.signature(kind.__init__).parameters
     if "clip_sample" in accepted and "clip_sample" not in like.config:
         changes = {**changes, "clip_sample": False}
-    return kind.from_config(like.config, **changes)  # type: ignore[attr-defined]
+    with torch.device("cpu"):  # some compute with numpy on the way, which the meta device does not allow
+        return kind.from_config(like.config, **changes)  # type: ignore[attr-defined]
 
 
 def scheduler_name(scheduler: Any) -> str:

@@ -173,6 +173,7 @@ class Painter:
                 generator=[torch.Generator("cpu").manual_seed(s) for s in seeds[some]],
                 num_inference_steps=brush.steps,
                 guidance_scale=brush.guidance,
+                pag_scale=brush.pag,
                 height=brush.size or None,
                 width=brush.size or None,
             )

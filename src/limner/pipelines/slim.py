@@ -1,4 +1,4 @@
-"""Rivals without their base: a folder with what a rival adds to a base that is there already, to be shipped."""
+"""Models without their base: a folder with what a method adds to a base that is there already, to be shipped."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ import torch
 from torch import nn
 
 from limner.diffusion.adapter import has_adapter, read_adapter
+from limner.encoders.dreamidentity import FaceWordsEncoder
 from limner.encoders.rivals import RivalEncoder
 from limner.errors import ConfigError, CorruptData, WeightsMismatch
 from limner.methods.base import SAME_WEIGHTS
 from limner.methods.rival import probe_unet
-from limner.pipelines.dreamidentity import base_parts
+from limner.pipelines.dreamidentity import DreamIdentityPipeline, base_parts
 from limner.pipelines.loading import BASE, INDEX
 from limner.pipelines.rivals import RivalPipeline
 from limner.pipelines.schedulers import make_scheduler, scheduler_name
 from limner.types import write_atomic
 
-FACTS = ("default_steps", "default_guidance", "same_person", "world", "force_zeros_for_empty_prompt")
+FACTS = ("default_steps", "default_guidance", "default_pag", "same_person", "world", "force_zeros_for_empty_prompt")
 PROBE, SAMPLER = "limner_probe", "limner_sampler"
 
+Slim = DreamIdentityPipeline | RivalPipeline
 
-def write_slim(pipe: RivalPipeline, folder: str | Path, base: str) -> None:
+
+def write_slim(pipe: Slim, folder: str | Path, base: str) -> None:
     """Writes encoder/ in half precision, and an index that names the base; `load_model` reads the folder as any other.
 
     Args:
@@ -41,9 +44,10 @@ def write_slim(pipe: RivalPipeline, folder: str | Path, base: str) -> None:
         raise ConfigError(f"{type(pipe).__name__} has a UNet of its own; without it nothing would be left.")
     encoder: Any = copy.deepcopy(pipe.encoder)
     nn.Module.to(encoder, torch.float16)
-    adapter = read_adapter(pipe.unet) if has_adapter(pipe.unet) else {}
-    encoder.adapter = {k: v.half() for k, v in adapter.items()}
-    encoder.offsets = {k: v.half() for k, v in encoder.offsets.items()}
+    if isinstance(encoder, RivalEncoder):
+        adapter = read_adapter(pipe.unet) if has_adapter(pipe.unet) else {}
+        encoder.adapter = {k: v.half() for k, v in adapter.items()}
+        encoder.offsets = {k: v.half() for k, v in encoder.offsets.items()}
     folder = Path(folder)
     encoder.save_pretrained(folder / "encoder")
     probe = [round(v, 5) for v in probe_unet(pipe.unet, pipe.encoder.towers).tolist()]
@@ -54,17 +58,18 @@ def write_slim(pipe: RivalPipeline, folder: str | Path, base: str) -> None:
     write_atomic(folder / INDEX, (json.dumps(index, indent=2) + "\n").encode())
 
 
-def over_its_base(kind: type[RivalPipeline], folder: Path, base: Path, dtype: torch.dtype) -> RivalPipeline:
+def over_its_base(kind: type[Slim], folder: Path, base: Path, dtype: torch.dtype) -> Slim:
     """The pipeline of a folder that `write_slim` wrote, over the base in another folder, on the CPU.
 
     Raises:
         CorruptData: damaged.
-        WeightsMismatch: another base than the one that the rival was trained on.
+        WeightsMismatch: another base than the one that the model was trained on.
         WeightsUnavailable: something is not there.
     """
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     vae, unet, scheduler = base_parts(base, dtype)
-    encoder = RivalEncoder.from_pretrained(folder / "encoder", torch_dtype=dtype)
+    encoder_class: Any = FaceWordsEncoder if issubclass(kind, DreamIdentityPipeline) else RivalEncoder
+    encoder = encoder_class.from_pretrained(folder / "encoder", torch_dtype=dtype)
     try:
         theirs, facts = torch.tensor(index[PROBE], dtype=torch.float32), {k: index[k] for k in FACTS}
         scheduler = make_scheduler(index[SAMPLER], scheduler)

@@ -20,6 +20,7 @@ from limner.methods.textual_inversion import TextualInversion
 from limner.methods.tuned import Tuned
 from limner.methods.tuning import Report, Studio, TuningSettings, silent
 from limner.pipelines.dreamidentity import base_parts, zeros_for_empty
+from limner.pipelines.loading import named_base
 from limner.pipelines.rivals import RivalPipeline
 
 
@@ -116,7 +117,9 @@ def _facts(folder: Path) -> dict[str, Any]:
 
     index = folder / "model_index.json"
     said = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
-    found = {k: said[k] for k in ("default_steps", "default_guidance", "world") if k in said}
-    kind = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8")).get("_class_name")
+    found = {k: said[k] for k in ("default_steps", "default_guidance", "default_pag", "world") if k in said}
+    kind = json.loads(((named_base(folder) or folder) / "vae" / "config.json").read_text(encoding="utf-8")).get(
+        "_class_name"
+    )
     own = {"default_guidance": 3.0, "world": "sitters"} if kind == "PatchAutoencoder" else {}
     return {**own, **found}

@@ -175,7 +175,7 @@ class DreamIdentityTask(FrozenBaseTask[DreamIdentitySettings]):
 
     def export(self, folder: Path) -> None:
         """The whole pipeline, with the base as it is on disk, not as `base_dtype` rounds it."""
-        facts = {k: self.pipeline.config[k] for k in ("default_steps", "default_guidance", "world")}
+        facts = {k: self.pipeline.config[k] for k in ("default_steps", "default_guidance", "default_pag", "world")}
         pipeline = assemble(self.settings.base, self.m2id, **facts)
         pipeline.scheduler = self.scheduler
         pipeline.save_pretrained(folder)

@@ -52,8 +52,8 @@ class FrozenBaseSettings(IdentityLossSettings):
         face_weight, eye_weight: how much more an error counts in the face and at the eyes, where landmarks are known.
         checkpointing: trades time for memory.
         validation: held-out pictures whose loss is measured.
-        guidance, steps, sampler: of the sample sheets; an exported pipeline recommends them. The last is a name of
-            `limner.pipelines.schedulers`.
+        guidance, pag, steps, sampler: of the sample sheets; an exported pipeline recommends them. `pag` is the weight of
+            perturbed-attention guidance, the last a name of `limner.pipelines.schedulers`.
     """
 
     data: DataConfig
@@ -66,6 +66,7 @@ class FrozenBaseSettings(IdentityLossSettings):
     checkpointing: bool = False
     validation: int = 256
     guidance: float = 3.0
+    pag: float = 0.0
     steps: int = 30
     sampler: str = "ddim"
 
@@ -82,6 +83,7 @@ class FrozenBaseSettings(IdentityLossSettings):
         for name in ("face_weight", "eye_weight"):
             self.check(getattr(self, name) >= 0, name, "0 or more")
         self.check(self.validation >= 1, "validation", "1 or more")
+        self.check(self.pag >= 0, "pag", "0 or more")
         self.check(self.steps >= 1, "steps", "1 or more")
         self.check(self.sampler in SCHEDULERS, "sampler", ", ".join(SCHEDULERS))
         self.check(self.data.size == self.held_out.size, "data", "one size for data and held_out")
@@ -156,6 +158,7 @@ class FrozenBaseTask(Task[C]):
             encoder,
             default_steps=settings.steps,
             default_guidance=settings.guidance,
+            default_pag=settings.pag,
             world="sitters" if settings.data.kind == "world" else "",
             force_zeros_for_empty_prompt=zeros_for_empty(Path(settings.base), encoder.towers),
         )

@@ -93,6 +93,8 @@ def encoder_of(folder: Path) -> FaceCLIPEncoder:
     from limner.encoders.config import FuserConfig
     from limner.training.towers import assemble
 
+    if folder.name == "encoder":  # of a trained FaceCLIP pipeline
+        return encoder_of(Path(_settings(folder.parent, "diffusion")["encoder"]))
     settings = _settings(folder, "alignment")
     clips = tuple(map(Path, settings["clips"]))
     return assemble(Path(settings["face"]), clips, FuserConfig.from_dict(settings["fuser"])).eval()
@@ -122,7 +124,7 @@ def autoencoder_of(folder: Path) -> Any:
 
     kind = task_class("autoencoder")
     task: Any = kind(kind.settings_class.from_dict(_settings(folder, "autoencoder")))
-    return task.model.eval()
+    return task.autoencoder.eval()
 
 
 def unet_of(folder: Path) -> Any:
@@ -143,8 +145,11 @@ def unet_of(folder: Path) -> Any:
         return build("sdxl-unet")
     from limner.training.tasks import task_class
 
+    settings = _settings(folder.parent, "diffusion", "naming")
+    if "teacher" in settings:
+        return unet_of(Path(settings["teacher"]) / folder.name)
     kind = task_class("diffusion")
-    task: Any = kind(kind.settings_class.from_dict(_settings(folder.parent, "diffusion")))
+    task: Any = kind(kind.settings_class.from_dict(settings))
     return task.unet
 
 
@@ -152,7 +157,24 @@ def backbone_of(folder: Path) -> Backbone:
     """The recogniser in a folder; see `limner.encoders.scales.load_backbone`."""
     if not counting_sizes() or folder.is_dir():
         return load_backbone(folder)
-    return build_backbone(FACES[folder.name] if folder.name in FACES else face_of(folder).config)
+    if folder.name in FACES:
+        return build_backbone(FACES[folder.name])
+    settings = _settings(folder, "recogniser", "clip")
+    if "face" in settings:
+        return build_backbone(FaceViTConfig.from_dict(settings["face"]))
+    image, width = settings["image"], settings["image"]["width"]
+    return build_backbone(
+        ClipVisionConfig(
+            image_size=settings["data"]["size"],
+            patch_size=image["patch_size"],
+            width=width,
+            depth=image["depth"],
+            heads=image["heads"],
+            feedforward=4 * width,
+            activation="gelu",
+            output=settings["text"]["projection"],
+        )
+    )
 
 
 def words_of(folder: Path) -> M2IDEncoder:
@@ -175,7 +197,9 @@ def towers_of(base: Path, dtype: torch.dtype) -> WordTowers:
         from limner.pipelines.bases import build_towers
 
         return build_towers(base.name).to(dtype)
-    towers, tokenizers = zip(*(text_of(Path(clip)) for clip in _settings(base, "diffusion")["clips"]), strict=True)
+    towers, tokenizers = zip(
+        *(text_of(Path(clip)) for clip in _settings(base, "diffusion", "naming")["clips"]), strict=True
+    )
     return WordTowers(towers, tokenizers).to(dtype).eval()
 
 
@@ -189,10 +213,13 @@ def base_of(folder: Path) -> tuple[Any, Any, Any]:
     scheduler: Any = NoiseSchedule().scheduler()
     if folder.name in UNETS:
         return build("sdxl-vae"), build(UNETS[folder.name]), scheduler
-    return autoencoder_of(Path(_settings(folder, "diffusion")["autoencoder"])), unet_of(folder / "unet"), scheduler
+    settings = _settings(folder, "diffusion", "naming")
+    if "teacher" in settings:
+        return base_of(Path(settings["teacher"]))
+    return autoencoder_of(Path(settings["autoencoder"])), unet_of(folder / "unet"), scheduler
 
 
-def _settings(weights: Path, task: str) -> dict[str, Any]:
+def _settings(weights: Path, *tasks: str) -> dict[str, Any]:
     """The complete settings of the training whose result would lie in `weights` (a folder `…/NAME/weights`)."""
     from limner.training.tasks import load_training
 
@@ -207,6 +234,7 @@ def _settings(weights: Path, task: str) -> dict[str, Any]:
             f"{', '.join((*CLIPS, *FACES, *UNETS, 'sdxl-vae', 'sdxl-unet'))}.",
         )
     recipe, _ = load_training(path)
-    if recipe.task != task:
-        raise ConfigError(f"{weights} should come from a training of the task {task!r}; {path} trains {recipe.task!r}.")
+    if recipe.task not in tasks:
+        wanted = " or ".join(map(repr, tasks))
+        raise ConfigError(f"{weights} should come from a training of the task {wanted}; {path} trains {recipe.task!r}.")
     return recipe.settings

@@ -17,6 +17,7 @@ TASKS = {
     "detector": ("limner.training.tasks.detector", "DetectorTask"),
     "clip": ("limner.training.tasks.clip", "ClipTask"),
     "attributes": ("limner.training.tasks.attributes", "AttributesTask"),
+    "naming": ("limner.training.tasks.naming", "NamingTask"),
     "alignment": ("limner.training.tasks.alignment", "AlignmentTask"),
     "diffusion": ("limner.training.tasks.diffusion", "DiffusionTask"),
     "gaze": ("limner.training.tasks.gaze", "GazeTask"),
