@@ -52,8 +52,8 @@ class FrozenBaseSettings(IdentityLossSettings):
         face_weight, eye_weight: how much more an error counts in the face and at the eyes, where landmarks are known.
         checkpointing: trades time for memory.
         validation: held-out pictures whose loss is measured.
-        guidance, pag, steps, sampler: of the sample sheets; an exported pipeline recommends them. `pag` is the weight of
-            perturbed-attention guidance, the last a name of `limner.pipelines.schedulers`.
+        guidance, pag, steps, sampler: of the sample sheets; an exported pipeline recommends them. `pag` weighs
+            perturbed-attention guidance; the last is a name of `limner.pipelines.schedulers`.
     """
 
     data: DataConfig
