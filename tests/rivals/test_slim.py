@@ -73,6 +73,8 @@ def test_dreamidentity_without_its_base(parts: Path, tmp_path: Path) -> None:
     pipe.set_progress_bar_config(disable=True)
     slim = tmp_path / "slim"
     write_slim(pipe, slim, str(tmp_path / "whole"))
+    sizes = {f.relative_to(slim): f.stat().st_size for f in slim.rglob("*.safetensors")}
+    assert sum(sizes.values()) < 0.1 * sum(f.stat().st_size for f in (tmp_path / "whole" / "encoder").rglob("*.saf*"))
     loaded = load_model(str(slim), device="cpu")
     assert (loaded.pipe.config.default_pag, loaded.world) == (0.7, "sitters")
     pictures = [

@@ -135,6 +135,21 @@ def test_dry_run_tells_and_trains_nothing(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("name", ["mini-dreamidentity", "rivals/elite"])
+def test_what_stands_on_a_base_of_names_can_be_counted(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Down to the autoencoder, through recipes alone: nothing has been trained where this runs."""
+    monkeypatch.chdir(tmp_path)
+    recipe = Path(__file__).parents[2] / "recipes" / f"{name}.yaml"
+    with pytest.raises(SystemExit) as left:
+        main(["train", str(recipe), "--dry-run", "--json", "--gpus", "1"])
+    assert not left.value.code, capsys.readouterr().err
+    told = json.loads(capsys.readouterr().out)
+    assert told["trained_parameters"] > 5e5
+    assert told["frozen_parameters"] > 11.5e6  # the UNet among them
+
+
 def test_contrastive_tasks_refuse_accumulation(pictures: Path, tmp_path: Path) -> None:
     data = {"kind": "folder", "path": str(pictures), "size": 32}
     text = {"width": 16, "depth": 1, "heads": 2, "context": 20, "projection": 12}

@@ -9,6 +9,7 @@ from pathlib import Path
 from limner.config import Config
 from limner.errors import ConfigError
 from limner.faces import EMBEDDERS
+from limner.pipelines.schedulers import SCHEDULERS
 from limner.world.slices import SLICES
 from limner.world.splits import SPLITS
 
@@ -75,7 +76,7 @@ class MethodSpec(Config):
         tuning: YAML file with its settings.
         subject: what prompts call the person.
         identity: false paints the prompt alone.
-        strength, guidance, pag, steps: dials; None is the model's own.
+        strength, guidance, pag, steps, scheduler: dials; None is the model's own.
         people: only so many, the first ones; 0 for all.
         images: folder with pictures made elsewhere and a manifest.jsonl, instead of a model.
     """
@@ -90,6 +91,7 @@ class MethodSpec(Config):
     guidance: float | None = None
     pag: float | None = None
     steps: int | None = None
+    scheduler: str | None = None
     people: int = 0
     images: str = ""
 
@@ -102,6 +104,8 @@ class MethodSpec(Config):
         self.check(self.guidance is None or self.guidance >= 0, "guidance", "0 or more")
         self.check(self.pag is None or self.pag >= 0, "pag", "0 or more")
         self.check(self.steps is None or self.steps >= 1, "steps", "1 or more")
+        known = self.scheduler is None or self.scheduler in SCHEDULERS
+        self.check(known, "scheduler", ", ".join(SCHEDULERS))
         self.check(self.people == 0 or self.people >= 2, "people", "0 (all), or 2 or more")
 
 

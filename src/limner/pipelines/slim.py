@@ -1,9 +1,18 @@
-"""Models without their base: a folder with what a method adds to a base that is there already, to be shipped."""
+"""Models without their base: a folder with what a method adds to a base that is there already, to be shipped.
+
+UNet, autoencoder and scheduler are the base's. Of the encoder, tensors that the base holds too (a recogniser, text
+towers) are named by their content and not stored.
+"""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +20,24 @@ import torch
 from torch import nn
 
 from limner.diffusion.adapter import has_adapter, read_adapter
+from limner.encoders.checkpoint import write_safetensors
 from limner.encoders.dreamidentity import FaceWordsEncoder
 from limner.encoders.rivals import RivalEncoder
 from limner.errors import ConfigError, CorruptData, WeightsMismatch
 from limner.methods.base import SAME_WEIGHTS
 from limner.methods.rival import probe_unet
 from limner.pipelines.dreamidentity import DreamIdentityPipeline, base_parts
-from limner.pipelines.loading import BASE, INDEX
+from limner.pipelines.loading import BASE, INDEX, locate, named_base
 from limner.pipelines.rivals import RivalPipeline
 from limner.pipelines.schedulers import make_scheduler, scheduler_name
 from limner.types import write_atomic
 
 FACTS = ("default_steps", "default_guidance", "default_pag", "same_person", "world", "force_zeros_for_empty_prompt")
 PROBE, SAMPLER = "limner_probe", "limner_sampler"
+SHARED = "limner.shared"
+"""Where the metadata of a file says which of its tensors are the base's: name → digest."""
+SMALLEST = 256
+"""Values of a tensor that is worth being named instead of stored."""
 
 Slim = DreamIdentityPipeline | RivalPipeline
 
@@ -39,6 +53,7 @@ def write_slim(pipe: Slim, folder: str | Path, base: str) -> None:
     Raises:
         ConfigError: a pipeline whose UNet is its own (InstructPix2Pix).
         StorageError: it cannot be written.
+        WeightsUnavailable: the base is not there.
     """
     if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
         raise ConfigError(f"{type(pipe).__name__} has a UNet of its own; without it nothing would be left.")
@@ -50,6 +65,7 @@ def write_slim(pipe: Slim, folder: str | Path, base: str) -> None:
         encoder.offsets = {k: v.half() for k, v in encoder.offsets.items()}
     folder = Path(folder)
     encoder.save_pretrained(folder / "encoder")
+    _leave_out(folder / "encoder", _tensors(locate(base)[1]))
     probe = [round(v, 5) for v in probe_unet(pipe.unet, pipe.encoder.towers).tolist()]
     facts = {k: getattr(pipe.config, k) for k in FACTS}
     index = {
@@ -69,7 +85,8 @@ def over_its_base(kind: type[Slim], folder: Path, base: Path, dtype: torch.dtype
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     vae, unet, scheduler = base_parts(base, dtype)
     encoder_class: Any = FaceWordsEncoder if issubclass(kind, DreamIdentityPipeline) else RivalEncoder
-    encoder = encoder_class.from_pretrained(folder / "encoder", torch_dtype=dtype)
+    with whole_encoder(folder) as whole:
+        encoder = encoder_class.from_pretrained(whole, torch_dtype=dtype)
     try:
         theirs, facts = torch.tensor(index[PROBE], dtype=torch.float32), {k: index[k] for k in FACTS}
         scheduler = make_scheduler(index[SAMPLER], scheduler)
@@ -81,3 +98,68 @@ def over_its_base(kind: type[Slim], folder: Path, base: Path, dtype: torch.dtype
             f"{folder} was trained on another base than that in {base}.", "Train it again, or take its own base."
         )
     return kind(vae, unet, scheduler, encoder, **facts)
+
+
+@contextmanager
+def whole_encoder(folder: Path) -> Iterator[Path]:
+    """The folder encoder/ of a model with all its tensors, while the context lasts; of a slim one in a temporary place.
+
+    Raises:
+        WeightsMismatch: the base has not the tensors that were left out.
+        CorruptData: a damaged file.
+    """
+    base, encoder = named_base(folder), folder / "encoder"
+    if base is None:
+        yield encoder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        whole = Path(shutil.copytree(encoder, Path(place) / "encoder"))
+        known: dict[str, torch.Tensor] = {}
+        for path in sorted(whole.rglob("*.safetensors")):
+            tensors, metadata = _read(path)
+            lacking = json.loads(metadata.pop(SHARED, "{}"))
+            known = known or (_tensors(base) if lacking else {})
+            if any(digest not in known for digest in lacking.values()):
+                raise WeightsMismatch(
+                    f"{folder} was trained on another base than that in {base}.",
+                    "Train it again, or take its own base.",
+                )
+            write_safetensors(path, tensors | {k: known[digest] for k, digest in lacking.items()}, metadata)
+        yield whole
+
+
+def _leave_out(encoder: Path, known: dict[str, torch.Tensor]) -> None:
+    """Rewrites every file under a folder without the tensors that are known."""
+    for path in sorted(encoder.rglob("*.safetensors")):
+        tensors, metadata = _read(path)
+        digests = {k: _digest(v) for k, v in tensors.items() if v.numel() >= SMALLEST}
+        shared = {k: d for k, d in digests.items() if d in known}
+        own = {k: v for k, v in tensors.items() if k not in shared}
+        write_safetensors(path, own, {**metadata, SHARED: json.dumps(shared)} if shared else metadata)
+
+
+def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of an encoder's folder and of its bases', in half precision, by digest."""
+    found: dict[str, torch.Tensor] = {}
+    base: Path | None = folder
+    while base is not None:
+        for path in sorted((base / "encoder").rglob("*.safetensors")):
+            found |= {_digest(v): v.half() for v in _read(path)[0].values() if v.numel() >= SMALLEST}
+        base = named_base(base)
+    return found
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (OSError, SafetensorError) as e:
+        raise CorruptData(f"{path} is damaged ({e}).", "Copy the model's folder again.") from e
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    """Of shape and values in half precision, whatever they are stored in."""
+    half = tensor.half().contiguous()
+    return hashlib.sha256(repr(tuple(half.shape)).encode() + half.numpy().tobytes()).hexdigest()[:32]

@@ -22,6 +22,7 @@ from limner.methods.tuning import Report, Studio, TuningSettings, silent
 from limner.pipelines.dreamidentity import base_parts, zeros_for_empty
 from limner.pipelines.loading import named_base
 from limner.pipelines.rivals import RivalPipeline
+from limner.pipelines.slim import whole_encoder
 
 
 class TunedPipeline(RivalPipeline):
@@ -104,8 +105,11 @@ def over_base(method: str, folder: str | Path, dtype: torch.dtype = torch.float3
     if method not in TUNED:
         raise ConfigError(f"{method!r} does not learn people by tuning; these do: {', '.join(TUNED)}.")
     folder = Path(folder)
-    inside = folder / "encoder" / "towers"
-    towers = WordTowers.load(inside, dtype) if inside.is_dir() else WordTowers.from_base(folder, dtype)
+    if (folder / "encoder" / "towers").is_dir():
+        with whole_encoder(folder) as encoder:
+            towers = WordTowers.load(encoder / "towers", dtype)
+    else:
+        towers = WordTowers.from_base(folder, dtype)
     vae, unet, scheduler = base_parts(folder, dtype)
     facts = {"force_zeros_for_empty_prompt": zeros_for_empty(folder, towers), **_facts(folder), **facts}
     return TUNED[method](vae, unet, scheduler, RivalEncoder(towers), **facts)
@@ -118,8 +122,7 @@ def _facts(folder: Path) -> dict[str, Any]:
     index = folder / "model_index.json"
     said = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
     found = {k: said[k] for k in ("default_steps", "default_guidance", "default_pag", "world") if k in said}
-    kind = json.loads(((named_base(folder) or folder) / "vae" / "config.json").read_text(encoding="utf-8")).get(
-        "_class_name"
-    )
+    vae = (named_base(folder) or folder) / "vae" / "config.json"
+    kind = json.loads(vae.read_text(encoding="utf-8")).get("_class_name")
     own = {"default_guidance": 3.0, "world": "sitters"} if kind == "PatchAutoencoder" else {}
     return {**own, **found}
