@@ -118,6 +118,7 @@ class ModelSpec:
         description: one line for `limner models`.
         files: weights by component.
         packaged: folder under `limner/weights` when the weights ship with the package.
+        cloned: folder under `benchmarks/weights` when they ship with a clone of the repository only.
         license: strictest licence of its parts.
         scores: measured results, by name.
         command: reprints those scores.
@@ -130,8 +131,14 @@ class ModelSpec:
     license: str
     files: dict[str, WeightFile] = field(default_factory=dict)
     packaged: str = ""
+    cloned: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     command: str = ""
+
+    @property
+    def shipped(self) -> str:
+        """What brings the weights, `package` or `clone`; empty for those that are fetched."""
+        return "package" if self.packaged else "clone" if self.cloned else ""
 
 
 T = TypeVar("T")

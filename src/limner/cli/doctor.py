@@ -125,14 +125,14 @@ def verdict(spec: ModelSpec, devices: list[dict[str, Any]]) -> dict[str, Any]:
     sizes = SIZES.get(spec.name) or Sizes(0, row["size"] // 2, 0, 128**2)
     gpu = max((d for d in devices if d["kind"] != "cpu"), key=lambda d: d["memory"], default=None)
     runs, why = False, ""
-    if spec.packaged and not row["ready"]:
-        why = "its weights are missing from the package"
+    if spec.shipped and not row["ready"]:
+        why = f"its weights are missing from the {spec.shipped}"
     elif gpu and (mode := fits(gpu["kind"], gpu.get("free", gpu["memory"]), sizes, width=2)):
         runs, why = True, "on the GPU" + ("" if mode == "plain" else f" with --memory {mode}")
         if mode == "sequential":
             why += ", slowly; --memory nf4 is faster, with rounded weights"
     elif mode := fits("cpu", here, sizes, width=4):
-        runs, why = True, "on the CPU" if spec.packaged else "on the CPU, in many minutes a picture"
+        runs, why = True, "on the CPU" if spec.shipped else "on the CPU, in many minutes a picture"
     else:
         least, ram = (size_text(needed(m, sizes, w)) for m, w in (("sequential", 2), ("sliced", 4)))
         why = f"it needs a GPU with {least} free, or {ram} of main memory"

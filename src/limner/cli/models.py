@@ -120,11 +120,11 @@ def facts(spec: ModelSpec) -> dict[str, Any]:
     ]  # fmt: skip
     if ready:
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-        state = "in the package" if spec.packaged else "ready"
+        state = f"in the {spec.shipped}" if spec.shipped else "ready"
     else:
         size = sum(f["size"] for f in files)
         cached = sum(f["path"] is not None for f in files)
-        state = "missing" if spec.packaged else f"{cached} of {len(files)} files cached"
+        state = "missing" if spec.shipped else f"{cached} of {len(files)} files cached"
     return {
         "name": spec.name, "description": spec.description, "method": spec.method, "base": spec.base,
         "license": spec.license, "size": size, "state": state, "ready": ready, "folder": str(folder), "files": files,

@@ -39,7 +39,7 @@ DREAM_MINI = register_model(
         base="mini",
         description="As faceclip-mini, by DreamIdentity: the person is two words, S*, of an unchanged mini base.",
         license="Apache-2.0",
-        packaged="dreamidentity-mini",
+        cloned="dreamidentity-mini",
     )
 )
 FULL = register_model(

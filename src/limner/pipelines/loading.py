@@ -212,6 +212,11 @@ def spec_folder(spec: ModelSpec, *, accept_license: bool = False) -> Path:
             f"The weights of {spec.name} ship with the package, but {folder} has none.",
             "Install Limner again, or give a trained model's folder with --model.",
         )
+    if spec.cloned:
+        raise WeightsUnavailable(
+            f"The weights of {spec.name} are in benchmarks/weights/{spec.cloned} of a clone of Limner, not in the package.",
+            "Run Limner from a clone (make install), or give a trained model's folder with --model.",
+        )
     for file in spec.files.values():
         file.demand_license(accept_license)
     try:
