@@ -120,7 +120,7 @@ def test_what_is_not_there_or_not_allowed(tmp_path: Path, monkeypatch: pytest.Mo
     absent = ModelSpec("x", "faceclip", "mini", "", "MIT", packaged="not-in-this-package")
     with pytest.raises(WeightsUnavailable, match="ship with the package"):
         spec_folder(absent)
-    with pytest.raises(WeightsUnavailable, match="benchmarks/weights/not-in-this-clone of a clone"):
+    with pytest.raises(WeightsUnavailable, match="benchmarks/weights/not-in-this-clone"):
         spec_folder(ModelSpec("x", "faceclip", "mini", "", "MIT", cloned="not-in-this-clone"))
     with pytest.raises(WeightsUnavailable, match="no folder"):
         weight_digests(tmp_path / "nowhere")

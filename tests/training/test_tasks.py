@@ -287,6 +287,34 @@ def test_diffusion_on_faces(make: Make, vae: Path, encoder: Path, tmp_path: Path
     assert picture.shape == (32, 32, 3)
 
 
+def test_one_denoiser_for_faces_and_for_text(
+    make: Make, vae: Path, encoder: Path, clips: list[str], tmp_path: Path
+) -> None:
+    from limner.pipelines.loading import load_model
+    from limner.pipelines.text import open_base
+
+    parts = {"autoencoder": str(vae), "unet": UNET, "dropout": 0.0, "prompts": 0.0, "faceless": 0.0}
+    task = make("diffusion", **parts, encoder=str(encoder), clips=clips, alone=0.5)
+    assert_learns(task)
+    batch = task.source().batch(np.arange(8), 0)
+    drawn = task.conditioner.draw(batch, Dice(0, 0, range(8)), 0.0, 0.0)[0]
+    given = {**batch, "with_face": torch.ones(8)}
+    faces = task.conditioner.encode(given, torch.zeros(8, dtype=torch.bool))[0]
+    ids = {f"{k}_ids": batch[f"{k}_plain"] for k in ("caption", "prompt")}
+    text = task.conditioner.text.encode(ids, torch.zeros(8, dtype=torch.bool))[0]
+    alone = Dice(0, 0, range(8)).uniform() < 0.5
+    assert 0 < alone.sum() < 8
+    assert torch.allclose(drawn, torch.where(alone[:, None, None], text, faces), atol=1e-5)
+    with torch.no_grad():
+        task.export(tmp_path / "model")
+    assert load_model(str(tmp_path / "model"), device="cpu").pipe("a person", num_inference_steps=2).images
+    assert open_base(tmp_path / "model")("a person", num_inference_steps=2).images
+    with pytest.raises(ConfigError, match="above 0 and below 1 with both"):
+        make("diffusion", **parts, encoder=str(encoder), clips=clips)
+    with pytest.raises(ConfigError, match="tokens of one size"):
+        make("diffusion", **parts, encoder=str(encoder), clips=clips[:1], alone=0.5)
+
+
 def test_diffusion_with_an_identity_loss(make: Make, vae: Path, encoder: Path) -> None:
     settings = {"autoencoder": str(vae), "encoder": str(encoder), "unet": UNET}
     plain, task = (make("diffusion", **settings, identity_weight=w, identity_share=1.0) for w in (0.0, 0.5))

@@ -214,7 +214,7 @@ def spec_folder(spec: ModelSpec, *, accept_license: bool = False) -> Path:
         )
     if spec.cloned:
         raise WeightsUnavailable(
-            f"The weights of {spec.name} are in benchmarks/weights/{spec.cloned} of a clone of Limner, not in the package.",
+            f"The weights of {spec.name} are not in the package, but in benchmarks/weights/{spec.cloned} of a clone.",
             "Run Limner from a clone (make install), or give a trained model's folder with --model.",
         )
     for file in spec.files.values():

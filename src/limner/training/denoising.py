@@ -1,4 +1,4 @@
-"""What a denoiser sees while it is trained: noisy latents, and text alone or FaceCLIP's face and text."""
+"""What a denoiser sees while it is trained: noisy latents, and text alone, FaceCLIP's face and text, or either."""
 
 from __future__ import annotations
 
@@ -298,3 +298,59 @@ class FaceCLIPConditioner(Conditioner):
 
     def export(self, folder: Path) -> dict[str, Any]:
         return {"encoder": self.encoder}
+
+
+class EitherConditioner(Conditioner):
+    """FaceCLIP's conditioning for some rows and text alone for the others: one denoiser then serves FaceCLIP and is a
+    base for other methods. Sheets are FaceCLIP's.
+
+    Args:
+        faces, text: both; their tokens must be of the same size and their tokenizers the same.
+        share: of rows that read text alone.
+
+    Raises:
+        ConfigError: they are not.
+    """
+
+    def __init__(self, faces: FaceCLIPConditioner, text: TextConditioner, share: float) -> None:
+        sizes = [(c.context, c.width, c.pooled) for c in (faces, text)]
+        if sizes[0] != sizes[1] or faces.encoder.tokenizer.get_vocab() != text.tokenizers[0].get_vocab():
+            raise ConfigError(
+                f"The encoder and the text towers must say tokens of one size in one vocabulary; theirs are {sizes[0]} "
+                f"and {sizes[1]} (tokens, channels, pooled channels).",
+                "Take the towers that the encoder was made of, or those that the task `naming` made of them.",
+            )
+        self.faces, self.text, self.share = faces, text, share
+        self.context, self.width, self.pooled = sizes[0]
+        self.encoder, self.modules = faces.encoder, [*faces.modules, *text.modules]
+
+    def draw(
+        self, batch: Batch, dice: Dice, prompts: float, dropout: float, dtype: torch.dtype = torch.float32
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        alone = dice.uniform() < self.share
+        plain = {**batch, **{f"{k}_ids": batch[f"{k}_plain"] for k in ("caption", "prompt")}}
+        said = self.faces.draw(batch, dice, prompts, dropout, dtype)
+        others = self.text.draw(plain, dice, prompts, dropout, dtype)
+        return torch.where(alone[:, None, None], others[0], said[0]), torch.where(alone[:, None], others[1], said[1])
+
+    def null(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.faces.null()
+
+    def _encode_null(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.faces._encode_null(device)
+
+    def prepare(self, pictures: list[Table], device: torch.device, report: Report) -> list[Any]:
+        return self.faces.prepare(pictures, device, report)
+
+    def columns(self, prepared: Any, rows: np.ndarray, step: int) -> dict[str, np.ndarray]:
+        return self.faces.columns(prepared, rows, step)
+
+    def example(self, rows: int) -> Batch:
+        return self.faces.example(rows)
+
+    def encode(self, batch: Batch, prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.faces.encode(batch, prompt)
+
+    def export(self, folder: Path) -> dict[str, Any]:
+        self.text.export(folder)
+        return self.faces.export(folder)

@@ -24,6 +24,7 @@ from limner.pipelines.schedulers import SCHEDULERS, make_scheduler
 from limner.training.denoising import (
     DTYPES,
     Conditioner,
+    EitherConditioner,
     FaceCLIPConditioner,
     Targets,
     TextConditioner,
@@ -99,8 +100,9 @@ class DiffusionSettings(IdentityLossSettings):
     Attributes:
         data, held_out: pictures with captions (and, for FaceCLIP, landmarks and persons).
         autoencoder: folder of the autoencoder.
-        clips: folders of the text towers, to train on text alone; or
-        encoder: folder of the aligned FaceCLIP encoder, to train on faces and text.
+        clips: folders of the text towers, to train on text alone; and/or
+        encoder: folder of the aligned FaceCLIP encoder, to train on faces and text. With both, one UNet learns either.
+        alone: with both, share of rows that read text alone.
         init: folder of a UNet in diffusers' form to start from; its sizes replace `unet`.
         unet: sizes of a new one.
         schedule: of the noise.
@@ -123,6 +125,7 @@ class DiffusionSettings(IdentityLossSettings):
     autoencoder: str
     clips: tuple[str, ...] = ()
     encoder: str = ""
+    alone: float = 0.0
     init: str = ""
     unet: UNetConfig = field(default_factory=UNetConfig)
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
@@ -142,7 +145,9 @@ class DiffusionSettings(IdentityLossSettings):
 
     def validate(self) -> None:
         super().validate()
-        self.check(bool(self.clips) != bool(self.encoder), "encoder", "either clips or encoder")
+        self.check(bool(self.clips or self.encoder), "encoder", "clips, encoder or both")
+        both = bool(self.clips and self.encoder)
+        self.check(0 < self.alone < 1 if both else self.alone == 0, "alone", "above 0 and below 1 with both, else 0")
         for name in ("dropout", "faceless", "prompts"):
             self.check(0 <= getattr(self, name) <= 1, name, "0 to 1")
         for name in ("face_weight", "eye_weight"):
@@ -169,11 +174,7 @@ class DiffusionTask(Task[DiffusionSettings]):
     def __init__(self, settings: DiffusionSettings) -> None:
         super().__init__(settings)
         self.autoencoder = autoencoder_of(Path(settings.autoencoder))
-        self.conditioner: Conditioner = (
-            FaceCLIPConditioner(Path(settings.encoder), settings.faceless)
-            if settings.encoder
-            else TextConditioner(tuple(map(Path, settings.clips)))
-        )
+        self.conditioner = _conditioner(settings)
         self.sizes = settings.sizes or ((settings.data.size, settings.data.size),)
         self.unet: Any = self._unet()
         if settings.checkpointing:
@@ -184,7 +185,7 @@ class DiffusionTask(Task[DiffusionSettings]):
             if settings.judge:
                 self.judge = face_of(Path(settings.judge)).requires_grad_(False)
             else:
-                assert isinstance(self.conditioner, FaceCLIPConditioner)
+                assert isinstance(self.conditioner, FaceCLIPConditioner | EitherConditioner)
                 self.judge = self.conditioner.encoder.faces[0]
             self.identity = IdentityLoss(
                 settings.schedule,
@@ -284,7 +285,7 @@ class DiffusionTask(Task[DiffusionSettings]):
         return self._decode(x)
 
     def export(self, folder: Path) -> None:
-        """A complete pipeline for FaceCLIP; for text: unet/, vae/, scheduler/ and text_0/, text_1/."""
+        """A complete pipeline for FaceCLIP; for text: unet/, vae/, scheduler/ and text_0/, text_1/; for both: both."""
         scheduler: Any = make_scheduler(self.settings.sampler, self.settings.schedule.scheduler("DDIMScheduler"))
         components = self.conditioner.export(folder)
         if components:
@@ -322,6 +323,15 @@ class DiffusionTask(Task[DiffusionSettings]):
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         return decode_latents(self.autoencoder, latents)
+
+
+def _conditioner(settings: DiffusionSettings) -> Conditioner:
+    text = TextConditioner(tuple(map(Path, settings.clips))) if settings.clips else None
+    if not settings.encoder:
+        assert text is not None
+        return text
+    faces = FaceCLIPConditioner(Path(settings.encoder), settings.faceless)
+    return EitherConditioner(faces, text, settings.alone) if text else faces
 
 
 class _Rows(Source):
