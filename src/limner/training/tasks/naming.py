@@ -29,6 +29,7 @@ from limner.training.denoising import DTYPES, FaceCLIPConditioner
 from limner.training.dice import Dice
 from limner.training.parts import text_of
 from limner.training.task import Losses, Report, Task
+from limner.training.towers import branches_of
 from limner.training.words import WORLD
 
 COPIED = ("unet", "vae", "scheduler")
@@ -77,18 +78,18 @@ class NamingTask(Task[NamingSettings]):
     def __init__(self, settings: NamingSettings) -> None:
         super().__init__(settings)
         self.teacher = FaceCLIPConditioner(Path(settings.teacher) / "encoder", faceless=0.5)
-        towers, self.tokenizers = zip(*(text_of(Path(c)) for c in settings.clips), strict=True)
-        widths = [b.config.text.width for b in self.teacher.encoder.branches]
-        own = [t.text_config.width for t in towers]
-        if own != widths or towers[0].text_config.context != self.teacher.context:
+        self.towers, self.tokenizers = zip(*(text_of(Path(c)) for c in settings.clips), strict=True)
+        widths = [b.config.text.width for b in branches_of(self.teacher.encoder)]
+        own = [t.text_config.width for t in self.towers]
+        if own != widths or self.towers[0].text_config.context != self.teacher.context:
             raise ConfigError(
                 f"The teacher's branches have widths {widths} and {self.teacher.context} tokens; the towers have "
-                f"{own} and {towers[0].text_config.context}.",
+                f"{own} and {self.towers[0].text_config.context}.",
                 "Start from the towers that the teacher was made of.",
             )
         self.shift = len(self.tokenizers[0](IDENTITY_PREFIX)["input_ids"]) - 2  # without start and end
-        self.model = nn.ModuleList(towers).requires_grad_(True)
-        for tower in towers:
+        self.model = nn.ModuleList(self.towers).requires_grad_(True)
+        for tower in self.towers:
             tower.text_projection.requires_grad_(False)  # of comparisons with pictures, which are over
 
     def frozen(self) -> list[nn.Module]:
@@ -141,7 +142,7 @@ class NamingTask(Task[NamingSettings]):
 
     def export(self, folder: Path) -> None:
         """A base in diffusers' form: text_0/, text_1/, … and the teacher's unet/, vae/ and scheduler/."""
-        for i, (tower, tokenizer) in enumerate(zip(self.model, self.tokenizers, strict=True)):
+        for i, (tower, tokenizer) in enumerate(zip(self.towers, self.tokenizers, strict=True)):
             save_text(folder / f"text_{i}", tower, tokenizer)
         for part in COPIED:
             shutil.copytree(Path(self.settings.teacher) / part, folder / part)
