@@ -66,9 +66,13 @@ def test_best_of_is_chosen_by_the_backbone(model: Path, photo: Path, tmp_path: P
     assert len(json.loads(capsys.readouterr().out)["pictures"]) == 1
 
 
-def test_what_cannot_be_painted(model: Path, photo: Path, tiny_folder: Path, tmp_path: Path, capsys: Any) -> None:
+def test_what_cannot_be_painted(
+    model: Path, photo: Path, tiny_folder: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paint = ("generate", "--face", photo, "--out", tmp_path, "--method", "dreamidentity")
-    absent = refused(capsys, *paint, "-p", "S* in snow")
+    with monkeypatch.context() as patch:
+        patch.setattr("limner.pipelines.loading.model_folder", lambda spec: tmp_path / "absent")
+        absent = refused(capsys, *paint, "-p", "S* in snow")
     assert absent["code"] == "weights_unavailable"
     assert "--model" in absent["hint"]
     assert refused(capsys, *paint, "-p", "a wizard", "--model", model)["code"] == "prompt"
