@@ -119,3 +119,14 @@ def test_what_cannot_teach_is_refused(parts: dict[str, Any], tmp_path: Path) -> 
         task.prepare(silent)
     with pytest.raises(ConfigError, match=r"widths \[16, 24\]"):
         NamingTask(NamingTask.settings_class.from_dict({**parts, "clips": parts["clips"][:1]}))
+
+
+def test_towers_are_called_as_one(task: NamingTask) -> None:
+    """What the loop wraps (half precision, several processes) can be called and nothing else."""
+    batch = task.source().batch(np.arange(8), 0)
+
+    def wrapped(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return task.model(ids)
+
+    losses = [task.loss(model, batch, Dice(0, 0, range(8))).total for model in (wrapped, task.model)]
+    assert torch.equal(*losses)

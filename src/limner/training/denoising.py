@@ -192,6 +192,15 @@ class Conditioner(ABC):
         """Writes the towers into a folder, or returns them as components of the pipeline to be saved."""
 
 
+class JoinedTowers(nn.ModuleList):
+    """Text towers that speak as one: tokens side by side, the pooled vector the last tower's."""
+
+    def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids (B,T) → tokens (B,T,C) and pooled (B,P)."""
+        said = [tower(ids) for tower in self]
+        return torch.cat([s.tokens for s in said], -1), said[-1].pooled
+
+
 class TextConditioner(Conditioner):
     """SDXL's conditioning: the tokens of all text towers side by side; pooled is the last tower's.
 
@@ -204,7 +213,8 @@ class TextConditioner(Conditioner):
         self.context = self.towers[0].text_config.context
         self.width = sum(t.text_config.width for t in self.towers)
         self.pooled = self.towers[-1].text_config.width
-        self.modules = list(self.towers)
+        self.joined = JoinedTowers(self.towers)
+        self.modules = [self.joined]
 
     def prepare(self, pictures: list[Table], device: torch.device, report: Report) -> list[Any]:
         for table in pictures:
@@ -233,8 +243,7 @@ class TextConditioner(Conditioner):
         return caption_ids(self.tokenizers[0], sentences, self.context)
 
     def _encode(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        said = [tower(ids) for tower in self.towers]
-        return torch.cat([s.tokens for s in said], -1), said[-1].pooled
+        return self.joined(ids)
 
 
 class FaceCLIPConditioner(Conditioner):

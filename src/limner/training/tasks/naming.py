@@ -25,7 +25,7 @@ from limner.data.tables import DataConfig, captions_of, open_pictures, picture_t
 from limner.encoders.parts import save_text
 from limner.encoders.tokenizer import IDENTITY_PREFIX
 from limner.errors import ConfigError
-from limner.training.denoising import DTYPES, FaceCLIPConditioner
+from limner.training.denoising import DTYPES, FaceCLIPConditioner, JoinedTowers
 from limner.training.dice import Dice
 from limner.training.parts import text_of
 from limner.training.task import Losses, Report, Task
@@ -88,7 +88,7 @@ class NamingTask(Task[NamingSettings]):
                 "Start from the towers that the teacher was made of.",
             )
         self.shift = len(self.tokenizers[0](IDENTITY_PREFIX)["input_ids"]) - 2  # without start and end
-        self.model = nn.ModuleList(self.towers).requires_grad_(True)
+        self.model = JoinedTowers(self.towers).requires_grad_(True)
         for tower in self.towers:
             tower.text_projection.requires_grad_(False)  # of comparisons with pictures, which are over
 
@@ -147,7 +147,7 @@ class NamingTask(Task[NamingSettings]):
         for part in COPIED:
             shutil.copytree(Path(self.settings.teacher) / part, folder / part)
 
-    def _errors(self, model: Any, batch: Batch, prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _errors(self, model: nn.Module, batch: Batch, prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean squared errors of the tokens and of the pooled vector, row by row (B,)."""
         named = batch["named"]
         prompt = prompt & ~named
@@ -156,10 +156,9 @@ class NamingTask(Task[NamingSettings]):
             wanted, wanted_pooled = self.teacher.encode({**batch, "with_face": named.float()}, prompt)
         wanted = torch.where(named[:, None, None], behind(wanted, self.shift), wanted).float()
         ids = torch.where(prompt[:, None], batch["prompt_plain"], batch["caption_plain"])
-        said = [tower(ids) for tower in model]
-        tokens = torch.cat([s.tokens for s in said], -1).float()
-        pooled = F.mse_loss(said[-1].pooled.float(), wanted_pooled.float(), reduction="none").mean(-1)
-        return F.mse_loss(tokens, wanted, reduction="none").mean((1, 2)), pooled
+        tokens, pooled = model(ids)
+        pooled_errors = F.mse_loss(pooled.float(), wanted_pooled.float(), reduction="none").mean(-1)
+        return F.mse_loss(tokens.float(), wanted, reduction="none").mean((1, 2)), pooled_errors
 
 
 def behind(tokens: torch.Tensor, shift: int) -> torch.Tensor:
