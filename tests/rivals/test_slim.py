@@ -23,7 +23,7 @@ from limner.pipelines.instruct import InstructPix2PixPipeline
 from limner.pipelines.loading import load_model
 from limner.pipelines.rivals import IPAdapterPipeline
 from limner.pipelines.schedulers import make_scheduler, scheduler_name
-from limner.pipelines.slim import write_slim
+from limner.pipelines.slim import base_towers, write_slim
 from limner.pipelines.tuned import over_base
 from limner.training.tasks.instruct_pix2pix import widen
 
@@ -86,6 +86,11 @@ def test_dreamidentity_without_its_base(parts: Path, tmp_path: Path) -> None:
     tuned = over_base("textual-inversion", slim)
     assert torch.equal(tuned.unet.conv_in.weight, pipe.unet.conv_in.weight)
     assert (tuned.config.default_pag, tuned.config.world) == (0.7, "sitters")
+    said, wanted = (
+        base_towers(folder)(tuned.encoder.towers.lay_out(["a wizard"], {}), {}).tokens
+        for folder in (slim, parts / "base")
+    )
+    assert torch.allclose(said, wanted, atol=1e-2)  # half precision
 
 
 def test_a_rival_with_a_unet_of_its_own(parts: Path, tmp_path: Path) -> None:

@@ -101,8 +101,10 @@ def assemble(
         WeightsMismatch: the encoder was trained for another base.
         CorruptData: damaged.
     """
+    from limner.pipelines.slim import base_towers
+
     base = Path(base)
-    towers = WordTowers.from_base(base, dtype)
+    towers = base_towers(base, dtype)
     if not isinstance(m2id, M2IDEncoder):
         m2id = M2IDEncoder.from_pretrained(m2id, torch_dtype=dtype)
     vae, unet, scheduler = base_parts(base, dtype)

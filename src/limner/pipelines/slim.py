@@ -23,6 +23,7 @@ from limner.diffusion.adapter import has_adapter, read_adapter
 from limner.encoders.checkpoint import write_safetensors
 from limner.encoders.dreamidentity import FaceWordsEncoder
 from limner.encoders.rivals import RivalEncoder
+from limner.encoders.word_towers import WordTowers
 from limner.errors import ConfigError, CorruptData, WeightsMismatch
 from limner.methods.base import SAME_WEIGHTS
 from limner.methods.rival import probe_unet
@@ -126,6 +127,18 @@ def whole_encoder(folder: Path) -> Iterator[Path]:
                 )
             write_safetensors(path, tensors | {k: known[digest] for k, digest in lacking.items()}, metadata)
         yield whole
+
+
+def base_towers(base: Path, dtype: torch.dtype = torch.float32) -> WordTowers:
+    """The text towers of a base, or of a model over one, whole or slim, which keeps them in encoder/towers/.
+
+    Raises:
+        WeightsUnavailable, CorruptData, WeightsMismatch: not there, or damaged.
+    """
+    if not (base / "encoder" / "towers").is_dir():
+        return WordTowers.from_base(base, dtype)
+    with whole_encoder(base) as encoder:
+        return WordTowers.load(encoder / "towers", dtype)
 
 
 def _leave_out(encoder: Path, known: dict[str, torch.Tensor]) -> None:

@@ -10,6 +10,7 @@ import torch
 from limner.encoders.word_towers import WordTowers as Towers
 from limner.methods.plain_text import PlainText
 from limner.pipelines.dreamidentity import base_parts, zeros_for_empty
+from limner.pipelines.slim import base_towers
 from limner.pipelines.words import WordsPipeline
 
 
@@ -59,7 +60,7 @@ def open_base(base: str | Path, dtype: torch.dtype = torch.float32) -> TextPipel
         WeightsUnavailable, CorruptData, WeightsMismatch: something is not there, or damaged.
     """
     base = Path(base)
-    towers = Towers.from_base(base, dtype)
+    towers = base_towers(base, dtype)
     vae, unet, scheduler = base_parts(base, dtype)
     pipe = TextPipeline(vae, unet, scheduler, towers, force_zeros_for_empty_prompt=zeros_for_empty(base, towers))
     pipe.set_progress_bar_config(disable=True)

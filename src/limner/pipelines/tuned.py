@@ -12,7 +12,6 @@ from torch import Tensor
 from limner.data.cache import cache_root
 from limner.diffusion.schedule import NoiseSchedule
 from limner.encoders.rivals import RivalEncoder
-from limner.encoders.word_towers import WordTowers
 from limner.errors import ConfigError
 from limner.methods.dreambooth import DreamBooth, DreamBoothLora
 from limner.methods.e4t import E4T
@@ -22,7 +21,7 @@ from limner.methods.tuning import Report, Studio, TuningSettings, silent
 from limner.pipelines.dreamidentity import base_parts, zeros_for_empty
 from limner.pipelines.loading import named_base
 from limner.pipelines.rivals import RivalPipeline
-from limner.pipelines.slim import whole_encoder
+from limner.pipelines.slim import base_towers
 
 
 class TunedPipeline(RivalPipeline):
@@ -105,11 +104,7 @@ def over_base(method: str, folder: str | Path, dtype: torch.dtype = torch.float3
     if method not in TUNED:
         raise ConfigError(f"{method!r} does not learn people by tuning; these do: {', '.join(TUNED)}.")
     folder = Path(folder)
-    if (folder / "encoder" / "towers").is_dir():
-        with whole_encoder(folder) as encoder:
-            towers = WordTowers.load(encoder / "towers", dtype)
-    else:
-        towers = WordTowers.from_base(folder, dtype)
+    towers = base_towers(folder, dtype)
     vae, unet, scheduler = base_parts(folder, dtype)
     facts = {"force_zeros_for_empty_prompt": zeros_for_empty(folder, towers), **_facts(folder), **facts}
     return TUNED[method](vae, unet, scheduler, RivalEncoder(towers), **facts)

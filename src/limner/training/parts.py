@@ -190,9 +190,11 @@ def words_of(folder: Path) -> M2IDEncoder:
 
 
 def towers_of(base: Path, dtype: torch.dtype) -> WordTowers:
-    """The text towers of a base; see `WordTowers.from_base`."""
+    """The text towers of a base; see `limner.pipelines.slim.base_towers`."""
     if not counting_sizes() or base.is_dir():
-        return WordTowers.from_base(base, dtype)
+        from limner.pipelines.slim import base_towers
+
+        return base_towers(base, dtype)
     if base.name in UNETS:
         from limner.pipelines.bases import build_towers
 
