@@ -18,7 +18,7 @@ LAYERS = (
     {"pipelines"},
     {"methods"},
     {"encoders", "diffusion", "faces", "data", "world"},
-    {"types", "config", "registry", "errors", "provenance", "watermark", "weights"},
+    {"types", "config", "registry", "errors", "precision", "provenance", "watermark", "weights"},
 )
 LEVEL = {room: len(LAYERS) - i for i, rooms in enumerate(LAYERS) for room in rooms}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -20,6 +20,7 @@ from limner.encoders.checkpoint import write_safetensors
 from limner.encoders.pseudo_words import PLACEHOLDER
 from limner.encoders.word_towers import Said, WordTowers
 from limner.errors import ConfigError, CorruptData, TrainingDiverged
+from limner.precision import affordable
 
 Report = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Opens a progress bar (description, total) and yields the function that advances it."""
@@ -222,7 +223,8 @@ def autocast(unet: Any, precision: str) -> AbstractContextManager[Any]:
     """Mixed precision where it is asked for, or where the base is kept in half precision: what is tuned is float32."""
     if unet.dtype != torch.float32:
         return torch.autocast(unet.device.type, dtype=unet.dtype)
-    return nullcontext() if precision == "no" else torch.autocast(unet.device.type, dtype=torch.bfloat16)
+    asked = torch.float32 if precision == "no" else affordable(torch.bfloat16, unet.device)
+    return nullcontext() if asked == torch.float32 else torch.autocast(unet.device.type, dtype=asked)
 
 
 def tune(

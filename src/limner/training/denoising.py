@@ -21,6 +21,7 @@ from limner.diffusion.schedule import NoiseSchedule
 from limner.encoders.face_vit import FaceTokens, FaceViT
 from limner.encoders.parts import save_text
 from limner.errors import ConfigError
+from limner.precision import affordable
 from limner.training.dice import Dice
 from limner.training.parts import counting_sizes, encoder_of, text_of
 from limner.training.towers import both_ids, branches_of, face_features, feature_table
@@ -30,6 +31,12 @@ DECODING = ("decoder", "post_quant_conv", "from_frequencies")
 """Parts of autoencoders (Limner's and diffusers') that only decoding needs."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """The type of this name among `DTYPES`, or what the machine at hand computes in instead (`limner.precision`)."""
+    accelerator = torch.accelerator.current_accelerator()
+    return DTYPES[name] if counting_sizes() else affordable(DTYPES[name], accelerator or "cpu")
 
 
 def latent_table(vae: Any, pictures: Table, device: torch.device, report: Report) -> Table:

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from limner.data.loader import Batch
+from limner.precision import affordable
 from limner.training.compiling import compiled
 from limner.training.dice import Dice, seed_everything
 from limner.training.optimizer import build_optimizer
+from limner.training.parts import counting_sizes
 from limner.training.recipe import Recipe
 from limner.training.task import Task
 
@@ -80,7 +82,9 @@ def autocast(task: Task[Any], recipe: Recipe) -> None:
     from accelerate.utils import convert_outputs_to_fp32
 
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.loop.precision)
-    if precision is not None:
+    if precision is not None and not counting_sizes():
+        precision = affordable(precision, task.device)
+    if precision not in (None, torch.float32):
         model: Any = task.model
         model.forward = convert_outputs_to_fp32(torch.autocast(task.device.type, precision)(model.forward))
 

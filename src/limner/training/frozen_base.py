@@ -23,7 +23,7 @@ from limner.encoders.word_towers import WordTowers
 from limner.pipelines.dreamidentity import zeros_for_empty
 from limner.pipelines.schedulers import SCHEDULERS, make_scheduler
 from limner.training.compiling import compiled
-from limner.training.denoising import DTYPES, Noisy, Targets, decode_latents, latent_table, noisy_latents
+from limner.training.denoising import DTYPES, Noisy, Targets, decode_latents, dtype_named, latent_table, noisy_latents
 from limner.training.dice import Dice
 from limner.training.face_weights import place_weights
 from limner.training.identity_loss import IdentityLoss, IdentityLossSettings, RowLosses
@@ -72,8 +72,8 @@ class FrozenBaseSettings(IdentityLossSettings):
 
     @property
     def dtype(self) -> torch.dtype:
-        """`base_dtype` as PyTorch has it."""
-        return DTYPES[self.base_dtype]
+        """`base_dtype` as PyTorch has it, see `dtype_named`."""
+        return dtype_named(self.base_dtype)
 
     def validate(self) -> None:
         super().validate()

@@ -17,6 +17,7 @@ from limner.config import Config
 from limner.data.loader import Share, batches
 from limner.data.order import Order
 from limner.errors import ConfigError, OutputConflict, TrainingDiverged
+from limner.precision import affordable
 from limner.training.checkpoint import Checkpoints, whole_folder, whole_weights
 from limner.training.compiling import compiled
 from limner.training.dice import Dice, seed_everything
@@ -75,7 +76,7 @@ class Trainer:
         AcceleratorState._reset_state()  # an earlier training of this process may have had another precision
         no_accelerator = not torch.accelerator.is_available()
         self.accelerator = Accelerator(
-            mixed_precision=self.loop.precision, cpu=no_accelerator, kwargs_handlers=[patience]
+            mixed_precision=self._precision(), cpu=no_accelerator, kwargs_handlers=[patience]
         )
         if str(self.accelerator.distributed_type.value) not in PLAIN:
             raise ConfigError(
@@ -355,6 +356,12 @@ class Trainer:
         task.model.load_state_dict(state, strict=False)
         task.model.eval()
         return task
+
+    def _precision(self) -> str:
+        """`loop.precision`, or float32 on a machine that only emulates it."""
+        device = torch.accelerator.current_accelerator() or torch.device("cpu")
+        slow = self.loop.precision == "bf16" and affordable(torch.bfloat16, device) == torch.float32
+        return "no" if slow else self.loop.precision
 
     def _demand_shardable(self) -> None:
         """Raises ConfigError where run.shard cannot be had."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from limner.precision import affordable
 from limner.training.recipe import Loop
 from limner.training.task import Task
 
@@ -43,20 +44,22 @@ def _is_matrix(p: nn.Parameter, tables: set[int]) -> bool:
 
 
 def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
-    """Matrices (N, rows, columns) with the same singular vectors and singular values near 1 (0.7 to 1.2), bfloat16.
+    """Matrices (N, rows, columns) with the same singular vectors and values near 1 (0.7 to 1.2), in bfloat16 where
+    the machine has it.
 
     Directions weaker than about a thousandth of the matrix's norm stay weak (Jordan et al., 2024).
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
-    x = (matrices.mT if tall else matrices).bfloat16()
+    half = affordable(torch.bfloat16, matrices.device)
+    x = (matrices.mT if tall else matrices).to(half)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     if WIDE * x.shape[1] > x.shape[2]:
         for _ in range(ITERATIONS):
             gram = x @ x.mT
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     else:
-        x = _through_gram(x) @ x
+        x = _through_gram(x).to(half) @ x
     return x.mT if tall else x
 
 
@@ -70,7 +73,7 @@ def _through_gram(x: torch.Tensor) -> torch.Tensor:
     for _ in range(ITERATIONS):
         factor = torch.baddbmm(a * eye + b * gram, gram, gram, alpha=c)
         whole, gram = factor @ whole, factor @ gram @ factor
-    return whole.bfloat16()
+    return whole
 
 
 class Muon(torch.optim.AdamW):

@@ -29,6 +29,7 @@ from limner.training.denoising import (
     Targets,
     TextConditioner,
     decode_latents,
+    dtype_named,
     latent_table,
     noisy_latents,
     write_out_attention,
@@ -193,7 +194,7 @@ class DiffusionTask(Task[DiffusionSettings]):
                 self.judge.eval(),
                 settings.identity_share,
                 settings.identity_noise,
-                DTYPES[settings.towers_dtype],
+                dtype_named(settings.towers_dtype),
             )
         self.model = channels_last(self.unet)
 
@@ -245,7 +246,7 @@ class DiffusionTask(Task[DiffusionSettings]):
         settings = self.settings
         latents, noise, t, noisy = noisy_latents(settings.schedule, batch, dice)
         embeds, pooled = self.conditioner.draw(
-            batch, dice, settings.prompts, settings.dropout, DTYPES[settings.towers_dtype]
+            batch, dice, settings.prompts, settings.dropout, dtype_named(settings.towers_dtype)
         )
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         added = {"text_embeds": pooled, "time_ids": batch["time"].float()}

@@ -25,7 +25,7 @@ from limner.data.tables import DataConfig, captions_of, open_pictures, picture_t
 from limner.encoders.parts import save_text
 from limner.encoders.tokenizer import IDENTITY_PREFIX
 from limner.errors import ConfigError
-from limner.training.denoising import DTYPES, FaceCLIPConditioner, JoinedTowers
+from limner.training.denoising import DTYPES, FaceCLIPConditioner, JoinedTowers, dtype_named
 from limner.training.dice import Dice
 from limner.training.parts import text_of
 from limner.training.task import Losses, Report, Task
@@ -151,7 +151,7 @@ class NamingTask(Task[NamingSettings]):
         """Mean squared errors of the tokens and of the pooled vector, row by row (B,)."""
         named = batch["named"]
         prompt = prompt & ~named
-        dtype = DTYPES[self.settings.towers_dtype]
+        dtype = dtype_named(self.settings.towers_dtype)
         with torch.no_grad(), torch.autocast(named.device.type, dtype, enabled=dtype != torch.float32):
             wanted, wanted_pooled = self.teacher.encode({**batch, "with_face": named.float()}, prompt)
         wanted = torch.where(named[:, None, None], behind(wanted, self.shift), wanted).float()
