@@ -368,7 +368,7 @@ def test_a_pareto_front_has_no_point_below_another() -> None:
 
 def test_a_shared_recipe_reads(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
-    for name in ("benchmark-mini", "benchmark-faceclip", "smoke-benchmark"):
+    for name in ("benchmark-mini", "benchmark-short", "benchmark-faceclip", "smoke-benchmark"):
         found = read_benchmark(root / "recipes" / f"{name}.yaml")
         assert found.name == name
         assert {*found.table1, *found.faceclip} <= {m.name for m in found.methods}
