@@ -154,7 +154,8 @@ class Conditioning:
         prompt_embeds: (B, T, C).
         pooled: (B, P), or None for bases without pooled conditioning (SD 2.1).
         negative_prompt_embeds, negative_pooled: the unconditional branch, same shapes.
-        ip_adapter_image_embeds: image tokens for diffusers' IP-Adapter machinery.
+        ip_adapter_image_embeds: image tokens for diffusers' IP-Adapter machinery: for each adapter a row without and
+            one with the person, the same for all B prompts.
         control_image: (B, 3, H, W) in [0, 1] for a ControlNet.
         regions: (box, conditioning) of everybody who has a place of their own: inside the box (x0, y0, x1, y1; shares
             of the picture, 0 to 1) that conditioning holds instead of this one. Later ones stand in front.

@@ -15,6 +15,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from limner.encoders.face_vit import FaceViT
 from limner.encoders.parts import save_face
+from limner.types import Identity
 
 MARKS = [[11, 13], [21, 13], [16, 18], [12, 22], [20, 22]]
 
@@ -77,3 +78,14 @@ def learns(task: Any, steps: int = 8, lr: float = 1e-2) -> list[float]:
         optimizer.step()
         losses.append(float(found.total.detach()))
     return losses
+
+
+def assert_prompts_apart(pipe: Any, identity: Identity, **dials: Any) -> None:
+    """Several prompts painted at once are what each is by itself."""
+    prompts = ["a photo of S*", "S* in snow", "a wizard, S*", "an oil painting of S*"]
+    noise = [torch.Generator().manual_seed(i) for i in range(4)]
+    options = {"identity": identity, "num_inference_steps": 2, "output_type": "np", **dials}
+    together = pipe(prompts, generator=noise, **options).images
+    for i, prompt in enumerate(prompts):
+        alone = pipe(prompt, generator=torch.Generator().manual_seed(i), **options).images[0]
+        assert np.abs(together[i] - alone).max() < 1e-4, prompt

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rival_models import data, digest, learns
+from rival_models import assert_prompts_apart, data, digest, learns
 from tiny_model import noise_face
 
 from limner.errors import PromptError, WeightsMismatch
@@ -61,6 +61,10 @@ def paint(pipe: Any, identity: Identity | None, **options: Any) -> np.ndarray:
     return pipe(
         "a photo of S* in snow", identity=identity, num_inference_steps=2, output_type="np", generator=noise, **options
     ).images
+
+
+def test_several_prompts_at_once(elite: AdapterTask) -> None:
+    assert_prompts_apart(elite.pipeline, elite.pipeline.enroll(noise_face(0)))
 
 
 def test_the_local_mapping_learns_and_nothing_else_changes(elite: AdapterTask) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rival_models import data, digest, learns
+from rival_models import assert_prompts_apart, data, digest, learns
 from tiny_model import noise_face
 
 from limner.cli.main import main
@@ -62,6 +62,10 @@ def paint(pipe: Any, identity: Identity | None, **options: Any) -> np.ndarray:
 def photo_of(seed: int) -> Face:
     image = np.random.default_rng(seed).integers(0, 255, (40, 60, 3), dtype=np.uint8)
     return dataclasses.replace(noise_face(seed), photo=image, box=(40.0, 5.0, 58.0, 30.0))
+
+
+def test_several_prompts_at_once(task: InstructPix2PixTask) -> None:
+    assert_prompts_apart(task.pipeline, task.pipeline.enroll(photo_of(0)))
 
 
 def test_it_learns_all_of_the_unet_and_nothing_else(task: InstructPix2PixTask) -> None:

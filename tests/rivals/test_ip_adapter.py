@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from dream_models import BASES, CONTEXT, WIDTHS, save_base
-from rival_models import MARKS, data, digest, learns
+from rival_models import MARKS, assert_prompts_apart, data, digest, learns
 from tiny_model import noise_face
 
 from limner.diffusion.adapter import has_adapter, install, read_adapter
@@ -157,6 +157,12 @@ def test_save_load_enrol_paint(trained: AdapterTask, tmp_path: Path) -> None:
     me = Identity.load(tmp_path / "me.safetensors")
     assert np.abs(paint(again, me) - paint(pipe, me)).max() < 1e-4
     assert again.embedder.embed(noise_face(0)).shape == (8,)
+
+
+@pytest.mark.parametrize("dials", [{"pag_scale": 0.7}, {}, {"guidance_scale": 1.0}])
+def test_several_prompts_at_once(trained: AdapterTask, dials: dict[str, Any]) -> None:
+    """Each is painted as by itself: diffusers repeats what the adapter is shown for the whole batch."""
+    assert_prompts_apart(trained.pipeline, trained.pipeline.enroll(noise_face(0)), **dials)
 
 
 def test_diffusers_own_pipeline_reads_the_adapter(trained: AdapterTask, tmp_path: Path) -> None:

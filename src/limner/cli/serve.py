@@ -34,7 +34,7 @@ for Prometheus, /page for the page. Everything is kept in memory, for a while.
 
   limner serve --model my-model --port 9000
 
-  limner serve --model faceclip-mini --model runs/mini-dreamidentity/weights --hold 2
+  limner serve --model faceclip-mini --model dreamidentity-mini --hold 2
 
   LIMNER_TOKENS=first-secret,second-secret limner serve --host 0.0.0.0
 

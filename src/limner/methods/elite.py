@@ -45,11 +45,11 @@ class Elite(Rival):
     def steer(self, person: Mapping[str, Tensor] | None, strength: float) -> Steering:
         return Steering(adapter_scale=0.0 if person is None else DETAIL * strength)
 
-    def image_embeds(self, person: Mapping[str, Tensor] | None, rows: int) -> list[Tensor]:
-        """[(2·rows, 1, N, W)]: nobody is zeros, as in training."""
+    def image_embeds(self, person: Mapping[str, Tensor] | None) -> list[Tensor]:
+        """[(2, 1, N, W)]: nobody is zeros, as in training."""
         like = next(self.encoder.parameters())
         tokens = self._nobody().patch_tokens[0] if person is None else person["patch_tokens.0"].to(like)
-        own = tokens.expand(rows, 1, *tokens.shape)
+        own = tokens[None, None]
         return [torch.cat([torch.zeros_like(own), own])]
 
     def _nobody(self) -> FaceTokens:

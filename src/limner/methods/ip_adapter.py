@@ -42,10 +42,10 @@ class IPAdapter(Rival):
     def steer(self, person: Mapping[str, Tensor] | None, strength: float) -> Steering:
         return Steering(adapter_scale=0.0 if person is None else strength)
 
-    def image_embeds(self, person: Mapping[str, Tensor] | None, rows: int) -> list[Tensor]:
-        """[(2·rows, 1, D)]: nobody is zeros, as in training."""
+    def image_embeds(self, person: Mapping[str, Tensor] | None) -> list[Tensor]:
+        """[(2, 1, D)]: nobody is zeros, as in training."""
         token = self._zeros() if person is None else person["class_token.0"].to(self._zeros())
-        own = token.expand(rows, 1, *token.shape)
+        own = token[None, None]
         return [torch.cat([torch.zeros_like(own), own])]
 
     def _zeros(self) -> Tensor:

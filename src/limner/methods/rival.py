@@ -62,8 +62,9 @@ class Rival(EncoderMethod):
         """What of the denoiser differs for this person; None is nobody."""
         return Steering()
 
-    def image_embeds(self, person: Mapping[str, Tensor] | None, rows: int) -> list[Tensor] | None:
-        """What the IP-Adapter is shown: rows without and then `rows` with the person; None without an adapter."""
+    def image_embeds(self, person: Mapping[str, Tensor] | None) -> list[Tensor] | None:
+        """What the IP-Adapter is shown: a row without and one with the person, which diffusers repeats for all
+        pictures of a batch; None without an adapter."""
         return None
 
     def condition(
@@ -90,7 +91,7 @@ class Rival(EncoderMethod):
             pooled=given.pooled,
             negative_prompt_embeds=without.tokens,
             negative_pooled=without.pooled,
-            ip_adapter_image_embeds=self.image_embeds(person, len(positive)),
+            ip_adapter_image_embeds=self.image_embeds(person),
             steering=self.steer(person, strength),
         )
 
