@@ -28,7 +28,7 @@ LIMIT = 64_000_000
 FACING = "a photo of S*, looking at the camera"
 
 
-@pytest.fixture(scope="module", params=["faceclip-mini", "dreamidentity-mini"])
+@pytest.fixture(scope="module", params=["faceclip-mini", "dreamidentity-mini", "ip-adapter-mini"])
 def model(request: pytest.FixtureRequest) -> Model:
     return load_model(request.param, device="cpu")
 

@@ -44,6 +44,18 @@ DREAM_MINI = register_model(
         command="limner evaluate recipes/benchmark-dreamidentity.yaml",
     )
 )
+IP_MINI = register_model(
+    ModelSpec(
+        name="ip-adapter-mini",
+        method="ip-adapter",
+        base="mini",
+        description="As faceclip-mini, by IP-Adapter-FaceID over DreamIdentity's base; briefly trained, for comparison.",
+        license="Apache-2.0",
+        cloned="ip-adapter",
+        scores={},
+        command="limner evaluate recipes/benchmark-short.yaml",
+    )
+)
 FULL = register_model(
     ModelSpec(
         name="faceclip-sdxl",
