@@ -159,13 +159,25 @@ def test_two_trainings_do_not_share_a_folder(write_recipe: Write, tmp_path: Path
     assert trainer.run().finished
 
 
-def test_bf16_trains_and_keeps_float32_weights(write_recipe: Write, tmp_path: Path) -> None:
+def test_bf16_trains_and_keeps_float32_weights(
+    write_recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     full = train(write_recipe(), tmp_path / "a")
+    monkeypatch.setattr("limner.precision.native_bfloat16", lambda: True)  # emulated, it rounds the same
     half = train(write_recipe(loop={"precision": "bf16"}), tmp_path / "b")
     assert half.metrics["psnr"] == pytest.approx(full.metrics["psnr"], abs=0.5)
     state_half = state(tmp_path / "b", 12)
     assert all(v.dtype == torch.float32 for v in state_half.values() if v.is_floating_point())
     assert any(not torch.equal(v, state_half[k]) for k, v in state(tmp_path / "a", 12).items())
+
+
+def test_bf16_is_float32_where_it_would_be_emulated(
+    write_recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("limner.precision.native_bfloat16", lambda: False)
+    train(write_recipe(), tmp_path / "a")
+    train(write_recipe(loop={"precision": "bf16"}), tmp_path / "b")
+    assert_equal(state(tmp_path / "a", 12), state(tmp_path / "b", 12))
 
 
 def test_only_the_last_checkpoints_stay(write_recipe: Write, tmp_path: Path) -> None:
