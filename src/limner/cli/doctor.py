@@ -174,6 +174,7 @@ def _tell(report: dict[str, Any]) -> None:
         console.print(f"{name}={value}", highlight=False)
 
     table = Table("model", "runs here", "how", "--memory", "licence", title="Models", title_justify="left")
+    table.columns[0].no_wrap = True
     for m in report["models"]:
         table.add_row(m["name"], "yes" if m["runs"] else "no", m["why"], m["memory"], m["license"])
     console.print(table)

@@ -49,6 +49,7 @@ def list_models(
     from rich.table import Table
 
     table = Table("model", "base", "size", "weights", "licence", "scores")
+    table.columns[0].no_wrap = True  # names are to be typed
     for row in rows:
         scores = ", ".join(f"{k} {v:.3g}" for k, v in row["scores"].items()) or "not measured"
         name = f"{row['name']} (default)" if row["default"] else row["name"]
