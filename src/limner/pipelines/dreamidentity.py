@@ -92,7 +92,8 @@ def assemble(
     """A pipeline over a base and an M² ID encoder that was trained for it, on the CPU, sampled by DDIM.
 
     Args:
-        base: folder of SD 2.1-base, SDXL (diffusers' layout) or of a base that `limner train` made.
+        base: folder of SD 2.1-base, SDXL (diffusers' layout), of a base that `limner train` made, or of a model
+            over one.
         m2id: the encoder, or its folder.
         facts: of the pipeline: default_steps, default_guidance, default_pag, same_person, world.
 

@@ -53,8 +53,8 @@ class TextPipeline(WordsPipeline):
 
 
 def open_base(base: str | Path, dtype: torch.dtype = torch.float32) -> TextPipeline:
-    """The base in a folder (SD 2.1-base, SDXL in diffusers' layout, or one that `limner train` made), on the CPU,
-    sampled by DDIM.
+    """The base in a folder (SD 2.1-base, SDXL in diffusers' layout, one that `limner train` made, or that of a model
+    over one), on the CPU, sampled by DDIM.
 
     Raises:
         WeightsUnavailable, CorruptData, WeightsMismatch: something is not there, or damaged.

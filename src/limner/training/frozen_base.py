@@ -45,7 +45,8 @@ class FrozenBaseSettings(IdentityLossSettings):
 
     Attributes:
         data, held_out: pictures.
-        base: folder of SD 2.1-base, SDXL (diffusers' layout) or of a base that Limner trained.
+        base: folder of SD 2.1-base, SDXL (diffusers' layout), of a base that Limner trained, or of a model over one,
+            whose base is as it was.
         base_dtype: in which the frozen base computes. `loop.precision` does not reach it where it stands outside of
             the model that is trained, as in the tasks `dreamidentity` and `gaze`.
         shift: which noise is drawn how often, see `NoiseSchedule`; all else of the schedule is the base's.
