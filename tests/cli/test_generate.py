@@ -267,6 +267,7 @@ def test_people_read_sentences(studio: Studio) -> None:
         ("config", ("--face", "FACE", "-p", "a", "--gaze-weights", "runs")),
         ("config", ("--face", "FACE", "-p", "a", "--rescue-strength", "0.4")),
         ("config", ("--face", "FACE", "-p", "a", "--guidance-rescale", "2")),
+        ("config", ("--face", "FACE", "-p", "a", "--negative", "hat", "--guidance", "1")),
         ("no_provenance", ("--from", "FACE")),
         ("unreadable_image", ("--from", "absent.png")),
     ],

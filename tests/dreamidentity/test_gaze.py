@@ -211,7 +211,8 @@ def test_a_base_in_bfloat16_trains_validates_and_paints(tmp_path: Path, monkeypa
     with torch.no_grad():
         assert np.isfinite(task.validate()["loss"])
         assert task.sheet().size[0] > 32
-    embeds, pooled = task.conditioner.draw(batch, Dice(0, 0, range(5)), 0.5, 1.0)
+    embeds, pooled, told = task.conditioner.draw(batch, Dice(0, 0, range(5)), 0.5, 1.0)
+    assert not told.any()
     assert not embeds.any(), "SDXL paints with zeros where nothing is said"
     assert not pooled.any()
 

@@ -142,6 +142,16 @@ def test_a_face_and_its_identity_paint_the_same(tiny: FaceCLIPPipeline, identity
     assert not torch.equal(by_face, painted(tiny, PROMPT, identity=identity, negative_prompt="hat"))
 
 
+@pytest.mark.parametrize("negative", ["hat", ["", "hat"]])
+def test_a_negative_prompt_without_guidance_is_refused(tiny: FaceCLIPPipeline, negative: str | list[str]) -> None:
+    for guidance in (0.0, 1.0):
+        with pytest.raises(ConfigError, match="would change nothing"):
+            tiny([PROMPT, PROMPT], negative_prompt=negative, guidance_scale=guidance)
+    assert torch.equal(
+        painted(tiny, PROMPT, guidance_scale=1.0), painted(tiny, PROMPT, negative_prompt="", guidance_scale=1.0)
+    )
+
+
 def test_strength_fades_the_person(tiny: FaceCLIPPipeline, identity: Identity) -> None:
     nobody, person = painted(tiny, PROMPT), painted(tiny, PROMPT, identity=identity)
     assert torch.equal(painted(tiny, PROMPT, identity=identity, strength=0.0), nobody)

@@ -12,7 +12,7 @@ import torch
 from dream_models import FACE, encoder, save_base
 from tiny_model import noise_face
 
-from limner.diffusion.adapter import new_adapter
+from limner.diffusion.adapter import new_adapter, read_adapter
 from limner.encoders.face_vit import FaceViT
 from limner.encoders.rivals import RivalEncoder
 from limner.encoders.scales import FaceBackbone
@@ -23,7 +23,7 @@ from limner.pipelines.instruct import InstructPix2PixPipeline
 from limner.pipelines.loading import load_model
 from limner.pipelines.rivals import IPAdapterPipeline
 from limner.pipelines.schedulers import make_scheduler, scheduler_name
-from limner.pipelines.slim import base_towers, write_slim
+from limner.pipelines.slim import base_towers, onto, write_slim
 from limner.pipelines.tuned import over_base
 from limner.training.tasks.instruct_pix2pix import widen
 
@@ -65,6 +65,36 @@ def test_a_rival_without_its_base(parts: Path, tmp_path: Path) -> None:
     (slim / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(CorruptData, match="is damaged"):
         load_model(str(slim), device="cpu")
+
+
+def test_over_a_base_distilled_from_its_own(parts: Path, tmp_path: Path) -> None:
+    """With the adapter in the other UNet, at the other base's dials."""
+    vae, unet, scheduler = base_parts(parts / "base")
+    made = RivalEncoder(WordTowers.from_base(parts / "base"), FaceBackbone(FaceViT(FACE).eval()))
+    made.adapter = {k: v + 0.1 for k, v in new_adapter(unet, "identity", FACE.output).items()}
+    adapter = dict(made.adapter)
+    pipe: Any = IPAdapterPipeline(vae, unet, scheduler, made, default_steps=2, default_pag=0.7, world="sitters")
+    student = save_base("mini", tmp_path / "student")
+    few = base_parts(student)[1]
+    with torch.no_grad():
+        few.conv_out.weight.add_(1e-2)
+    few.save_pretrained(student / "unet")
+    theirs: Any = assemble(student, encoder("mini"), default_steps=1)
+    theirs.scheduler = make_scheduler("lcm", theirs.scheduler)
+    theirs.save_pretrained(tmp_path / "dream")
+    moved: Any = onto(pipe, tmp_path / "dream")
+    assert (moved.config.default_steps, moved.config.default_pag, moved.config.world) == (1, 0.0, "sitters")
+    assert scheduler_name(moved.scheduler) == "lcm"
+    assert torch.equal(moved.unet.conv_out.weight, few.conv_out.weight)
+    kept = read_adapter(moved.unet)
+    assert all(torch.equal(kept[k], v) for k, v in adapter.items())
+    write_slim(moved, tmp_path / "slim", str(tmp_path / "dream"))
+    loaded = load_model(str(tmp_path / "slim"), device="cpu").pipe
+    moved.set_progress_bar_config(disable=True)
+    assert np.abs(paint(loaded) - paint(moved)).max() < 5e-2  # half precision
+    moved.unet.register_to_config(cross_attention_dim=7)
+    with pytest.raises(WeightsMismatch, match="7 are said"):
+        onto(moved, tmp_path / "dream")
 
 
 def test_dreamidentity_without_its_base(parts: Path, tmp_path: Path) -> None:

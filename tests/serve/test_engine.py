@@ -179,6 +179,7 @@ def test_the_same_key_gives_the_same_job(make_engine: Any) -> None:
         PaintRequest("  "),
         PaintRequest("a" * 2001),
         PaintRequest("a", negative_prompt="a" * 2001),
+        PaintRequest("a", negative_prompt="hat", guidance_scale=1.0),
         PaintRequest("a \ud800"),
         PaintRequest("a", number=0),
         PaintRequest("a", number=17),

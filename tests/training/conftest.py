@@ -12,6 +12,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from tiny_tasks import FACE, FUSER, TEXT, Make
+
+from limner.training.dice import seed_everything
+from limner.training.progress import silent
+from limner.training.task import Task
+from limner.training.tasks import task_class
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +79,57 @@ def write_recipe(pictures: Path, tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="module")
+def data(pictures: Path) -> dict[str, Any]:
+    return {"kind": "folder", "path": str(pictures), "size": 32, "workers": 1}
+
+
+@pytest.fixture(scope="module")
+def make(data: dict[str, Any], cache: Path) -> Iterator[Make]:
+    """Builds and prepares a task on the tiny pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIMNER_CACHE", str(cache))
+
+        def build(name: str, **settings: Any) -> Task[Any]:
+            seed_everything(0)
+            kind = task_class(name)
+            task = kind(kind.settings_class.from_dict({"data": data, "held_out": data, **settings}))
+            task.prepare(silent)
+            return task
+
+        yield build
+
+
+@pytest.fixture(scope="module")
+def face(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("face")
+    make("recogniser", face=FACE).export(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clips(make: Make, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folders = []
+    for width in (16, 24):
+        folder = tmp_path_factory.mktemp(f"clip{width}")
+        image = {"patch_size": 8, "width": 16, "depth": 1, "heads": 2}
+        make("clip", text={**TEXT, "width": width}, image=image).export(folder)
+        folders.append(str(folder))
+    return folders
+
+
+@pytest.fixture(scope="module")
+def vae(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vae")
+    with torch.no_grad():
+        make("autoencoder", widths=[8, 8], decoder_layers=1).export(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(make: Make, face: Path, clips: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("encoder")
+    make("alignment", face=str(face), clips=clips, fuser=FUSER).export(folder)
+    return folder

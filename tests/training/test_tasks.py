@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,103 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_tasks import FACE, FUSER, TEXT, UNET, Make, assert_learns, metrics_of
 
 from limner.errors import ConfigError
-from limner.training.dice import Dice, seed_everything
-from limner.training.progress import silent
-from limner.training.task import Task
-from limner.training.tasks import recogniser, task_class
+from limner.training.dice import Dice
+from limner.training.tasks import recogniser
 from limner.training.tasks.recogniser import _Pairs
 from limner.training.towers import load_image_tower
-
-FACE = {"image_size": 28, "patch_size": 7, "width": 16, "depth": 1, "heads": 2, "output": 8, "mask_ratio": 0.0}
-TEXT = {"width": 16, "depth": 1, "heads": 2, "context": 20, "projection": 12}
-FUSER = {"depth": 2, "heads": 2, "points": 2, "feedforward": 16, "gain": 0.1}
-UNET = {"channels": [16, 32], "attention": [0, 1], "head": 8, "time_channels": 8, "groups": 4}
-
-Make = Callable[..., Task[Any]]
-
-
-@pytest.fixture(scope="module")
-def data(pictures: Path) -> dict[str, Any]:
-    return {"kind": "folder", "path": str(pictures), "size": 32, "workers": 1}
-
-
-@pytest.fixture(scope="module")
-def make(data: dict[str, Any], cache: Path) -> Iterator[Make]:
-    """Builds and prepares a task on the tiny pictures."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LIMNER_CACHE", str(cache))
-
-        def build(name: str, **settings: Any) -> Task[Any]:
-            seed_everything(0)
-            kind = task_class(name)
-            task = kind(kind.settings_class.from_dict({"data": data, "held_out": data, **settings}))
-            task.prepare(silent)
-            return task
-
-        yield build
-
-
-def learn(task: Task[Any], steps: int = 3, rate: float = 3e-3) -> list[float]:
-    """Losses of steps on one batch with always the same noise."""
-    source = task.source()
-    batch = source.batch(np.arange(8), 0)
-    optimizer = torch.optim.AdamW(task.parameter_groups(0.0), lr=rate)
-    task.model.train()
-    losses = []
-    for _ in range(steps + 1):
-        losses.append(task.loss(task.model, batch, Dice(0, 0, range(8))).total)
-        optimizer.zero_grad()
-        losses[-1].backward()
-        optimizer.step()
-    task.model.eval()
-    return [float(x.detach()) for x in losses]
-
-
-def assert_learns(task: Task[Any], **how: Any) -> None:
-    losses = learn(task, **how)
-    assert losses[-1] < losses[0], losses
-    unused = [n for n, p in task.model.named_parameters() if p.requires_grad and p.grad is None]
-    assert not unused, f"parameters without gradient would stop data-parallel training: {unused}"
-
-
-@torch.no_grad()
-def metrics_of(task: Task[Any]) -> dict[str, float]:
-    return task.validate()
-
-
-@pytest.fixture(scope="module")
-def face(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("face")
-    make("recogniser", face=FACE).export(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def clips(make: Make, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folders = []
-    for width in (16, 24):
-        folder = tmp_path_factory.mktemp(f"clip{width}")
-        image = {"patch_size": 8, "width": 16, "depth": 1, "heads": 2}
-        make("clip", text={**TEXT, "width": width}, image=image).export(folder)
-        folders.append(str(folder))
-    return folders
-
-
-@pytest.fixture(scope="module")
-def vae(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("vae")
-    with torch.no_grad():
-        make("autoencoder", widths=[8, 8], decoder_layers=1).export(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def encoder(make: Make, face: Path, clips: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("encoder")
-    make("alignment", face=str(face), clips=clips, fuser=FUSER).export(folder)
-    return folder
 
 
 def test_autoencoder(make: Make, vae: Path) -> None:
@@ -297,13 +206,14 @@ def test_one_denoiser_for_faces_and_for_text(
     task = make("diffusion", **parts, encoder=str(encoder), clips=clips, alone=0.5)
     assert_learns(task)
     batch = task.source().batch(np.arange(8), 0)
-    drawn = task.conditioner.draw(batch, Dice(0, 0, range(8)), 0.0, 0.0)[0]
+    drawn, _, told = task.conditioner.draw(batch, Dice(0, 0, range(8)), 0.0, 0.0)
     given = {**batch, "with_face": torch.ones(8)}
     faces = task.conditioner.encode(given, torch.zeros(8, dtype=torch.bool))[0]
     ids = {f"{k}_ids": batch[f"{k}_plain"] for k in ("caption", "prompt")}
     text = task.conditioner.text.encode(ids, torch.zeros(8, dtype=torch.bool))[0]
     alone = Dice(0, 0, range(8)).uniform() < 0.5
     assert 0 < alone.sum() < 8
+    assert told.equal(~alone)
     assert torch.allclose(drawn, torch.where(alone[:, None, None], text, faces), atol=1e-5)
     with torch.no_grad():
         task.export(tmp_path / "model")

@@ -75,7 +75,7 @@ def generate(
     number: Annotated[int | None, typer.Option("--number", "-n", help="Pictures per prompt; default 1.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the first picture, the next count up; default: random.")] = None,
     strength: Annotated[float | None, typer.Option(help="How much of the person goes in, 0 to 1; default 1.")] = None,
-    negative: Annotated[str | None, typer.Option(help="What not to paint.")] = None,
+    negative: Annotated[str | None, typer.Option(help="What not to paint; needs --guidance above 1.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Weight of what is asked for; default: the model's.")] = None,
     guidance_rescale: Annotated[
         float | None, typer.Option(help="0 to 1, tames overexposure at high guidance; default 0.")
@@ -198,6 +198,7 @@ def _paint(
 
     prompts, seeds, negative = order.prompts(), order.seeds(), order.negative or ""
     dials = default_dials(model, **order.dials)
+    dials.demand_heard(negative)
     if dials.gaze:
         add_gaze(model, order.gaze_weights)
     folder = painting.make_folder(out)  # before anybody is learnt, which may take a while

@@ -176,3 +176,14 @@ def _cosine(a: Tensor, b: Tensor) -> float:
     import torch
 
     return torch.cosine_similarity(a.flatten().to(b.device).float(), b.flatten().float(), dim=0).item()
+
+
+def demand_guidance(negative_prompt: str | Sequence[str] | None, guidance_scale: float) -> None:
+    """Raises ConfigError where a negative prompt would change nothing: at a guidance of 1 or less nothing is painted
+    away from it, and a model that paints in few steps recommends 1."""
+    said = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt or []
+    if any(said) and guidance_scale <= 1:
+        raise ConfigError(
+            f"The negative prompt would change nothing: guidance_scale is {guidance_scale:g}.",
+            "Set the guidance above 1 (1.5 to 2 for models that recommend 1), or leave the negative prompt out.",
+        )

@@ -15,6 +15,7 @@ import numpy as np
 
 from limner.config import Config
 from limner.faces import FaceFinder
+from limner.methods.base import demand_guidance
 from limner.pipelines.gaze import gaze_image, parse_gaze
 from limner.pipelines.regions import group_facts
 from limner.pipelines.rescue import MODES as RESCUES
@@ -81,6 +82,10 @@ class Dials(Config):
         if self.watermark:
             self.check(min(self.width, self.height) >= 64, "watermark", "for pictures of 64 pixels or more a side")
 
+    def demand_heard(self, negative_prompt: str) -> None:
+        """Raises ConfigError where a negative prompt would change nothing, for want of guidance."""
+        demand_guidance(negative_prompt, self.guidance_scale)
+
 
 def default_dials(model: Model, **changes: Any) -> Dials:
     """What the model recommends, or the few-step LoRA in it, with every change that is not None."""
@@ -136,6 +141,7 @@ def paint(
         PromptError, WeightsMismatch, ConfigError: as `PortraitPipeline.__call__`; ConfigError also for a method whose
             faces cannot be rescued, if that is asked for.
     """
+    dials.demand_heard(negative_prompt)
     model.set_scheduler(dials.scheduler)
     digest = identity.digest() if identity is not None else ""
     people = group_facts(identity)

@@ -23,7 +23,7 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 
 from limner.errors import ConfigError, PromptError, WeightsMismatch
 from limner.faces import FaceEmbedder, ImageSource
-from limner.methods.base import Method
+from limner.methods.base import Method, demand_guidance
 from limner.pipelines.gaze import Gaze, gaze_image, parse_gaze, steered
 from limner.pipelines.people import as_sources, gather_references
 from limner.pipelines.perturbed import default_layers, perturbed
@@ -196,7 +196,7 @@ class PortraitPipeline(StableDiffusionXLPipeline):
                 timesteps, sigmas, denoising_end, eta, guidance_rescale, cross_attention_kwargs, original_size, ….
 
         Raises:
-            ConfigError: an argument is unknown, out of range, or contradicts another.
+            ConfigError: an argument is unknown, out of range, changes nothing, or contradicts another.
             PromptError: nothing to paint.
             FaceError: no face in the pictures.
             WeightsMismatch: an identity or a conditioning of another model.
@@ -207,6 +207,7 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         guidance = self.config.default_guidance if guidance_scale is None else guidance_scale
         pag = self.default_pag if pag_scale is None else pag_scale
         self._check_source(prompt, face, identity, conditioning, negative_prompt, strength)
+        demand_guidance(negative_prompt, guidance)
         self._check_size(height, width)
         self._check_sampling(steps, num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs, sampling)
 

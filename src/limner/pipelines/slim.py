@@ -28,7 +28,7 @@ from limner.errors import ConfigError, CorruptData, WeightsMismatch
 from limner.methods.base import SAME_WEIGHTS
 from limner.methods.rival import probe_unet
 from limner.pipelines.dreamidentity import DreamIdentityPipeline, base_parts
-from limner.pipelines.loading import BASE, INDEX, locate, named_base
+from limner.pipelines.loading import BASE, INDEX, load_pipeline, locate, named_base
 from limner.pipelines.rivals import RivalPipeline
 from limner.pipelines.schedulers import make_scheduler, scheduler_name
 from limner.types import write_atomic
@@ -73,6 +73,34 @@ def write_slim(pipe: Slim, folder: str | Path, base: str) -> None:
         "_class_name": type(pipe).__name__, BASE: base, **facts, SAMPLER: scheduler_name(pipe.scheduler), PROBE: probe,
     }  # fmt: skip
     write_atomic(folder / INDEX, (json.dumps(index, indent=2) + "\n").encode())
+
+
+def onto(pipe: Slim, base: str | Path) -> Slim:
+    """What a pipeline has learnt of people, over another base whose UNet reads the same tokens, as one distilled from
+    its own does; the base's recommended dials become its own. It paints without being trained again, how well must be
+    measured.
+
+    Args:
+        pipe: whose encoder is shared with the result, which replaces it.
+        base: name or folder of a model.
+
+    Raises:
+        WeightsMismatch: the base's UNet reads tokens of another width.
+        ConfigError, WeightsUnavailable, CorruptData: no such base.
+    """
+    folder = locate(str(base))[1]
+    theirs = load_pipeline(folder, pipe.unet.dtype)
+    if theirs.unet.config.cross_attention_dim != pipe.unet.config.cross_attention_dim:
+        raise WeightsMismatch(
+            f"The UNet of {base} reads tokens of {theirs.unet.config.cross_attention_dim} channels; "
+            f"{pipe.unet.config.cross_attention_dim} are said."
+        )
+    vae, unet, _ = base_parts(folder, pipe.unet.dtype)
+    encoder: Any = pipe.encoder
+    if isinstance(encoder, RivalEncoder) and has_adapter(pipe.unet):
+        encoder.adapter = read_adapter(pipe.unet)
+    facts = {k: getattr(theirs.config if k.startswith("default_") else pipe.config, k) for k in FACTS}
+    return type(pipe)(vae, unet, theirs.scheduler, encoder, **facts)
 
 
 def over_its_base(kind: type[Slim], folder: Path, base: Path, dtype: torch.dtype) -> Slim:

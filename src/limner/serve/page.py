@@ -134,7 +134,7 @@ def _dials() -> tuple[dict[str, Any], dict[str, Any]]:
         number = gr.Slider(1, 8, 4, step=1, label="Pictures", min_width=220, elem_id="number")
     place = build_place()
     with gr.Accordion("More settings", open=False, elem_id="more"):
-        negative = gr.Textbox(label="What not to paint", elem_id="negative")
+        negative = gr.Textbox(label="What not to paint", info="Needs guidance above 1.", elem_id="negative")
         with gr.Row():
             seed = gr.Textbox(label="Seed", placeholder="another one each time", max_lines=1, elem_id="seed")
             steps = gr.Slider(1, 100, 30, step=1, label="Steps", elem_id="steps")

@@ -34,7 +34,7 @@ class Generate(BaseModel):
 
     prompt: str = Field(description="What to paint.", min_length=1, max_length=2000, examples=["a wizard in the snow"])
     identity: str | None = Field(None, description="Id of a person you enrolled; none paints nobody in particular.")
-    negative_prompt: str = Field("", description="What not to paint.", max_length=2000)
+    negative_prompt: str = Field("", description="What not to paint; needs guidance above 1.", max_length=2000)
     number: int = Field(1, description="Pictures.", ge=1, le=64)
     seed: int | None = Field(None, description="Of the first picture, then counting up; none: drawn.", ge=0, lt=2**62)
     strength: float | None = Field(None, description="How much of the person goes in.", ge=0, le=1)

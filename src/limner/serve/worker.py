@@ -73,6 +73,7 @@ def make_job(
     )  # fmt: skip
     given = {name: getattr(request, name) for name in names if getattr(request, name) is not None}
     dials = Dials.from_dict({**facts["dials"], **given, "batch": min(limits.batch, 64)})
+    dials.demand_heard(request.negative_prompt)
     unit = facts["size_unit"]
     for name, ok, allowed in (
         ("number", 1 <= request.number <= limits.number, f"1 to {limits.number}"),

@@ -134,6 +134,15 @@ def write_out_attention(*models: Any) -> None:
             model.set_attn_processor(AttnProcessor())
 
 
+class Drawn(NamedTuple):
+    """Conditioning as training sees it: embeddings (B,T,C), pooled ones (B,P), and which rows (B,) were told whom to
+    paint."""
+
+    embeds: torch.Tensor
+    pooled: torch.Tensor
+    told: torch.Tensor
+
+
 class Conditioner(ABC):
     """Turns rows of pictures into prompt embeddings (B,T,C) and pooled embeddings (B,P), with frozen towers.
 
@@ -159,8 +168,8 @@ class Conditioner(ABC):
 
     def draw(
         self, batch: Batch, dice: Dice, prompts: float, dropout: float, dtype: torch.dtype = torch.float32
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings of a batch as training is to see them.
+    ) -> Drawn:
+        """Conditioning of a batch as training is to see it.
 
         Args:
             prompts: share of rows that read the sentence with S* instead of the caption.
@@ -173,7 +182,12 @@ class Conditioner(ABC):
             embeds, pooled = self.encode({**batch, "with_face": chance[:, 0]}, chance[:, 1] < prompts)
             null, null_pooled = self.null()
         embeds, pooled = embeds.float(), pooled.float()  # the null embeddings follow
-        return drop_conditioning(embeds, pooled, null, null_pooled, chance[:, 2], dropout)
+        told = self.tells(chance[:, 0]) & (chance[:, 2] >= dropout)
+        return Drawn(*drop_conditioning(embeds, pooled, null, null_pooled, chance[:, 2], dropout), told)
+
+    def tells(self, with_face: torch.Tensor) -> torch.Tensor:
+        """Which rows are told whom to paint, from what `encode` gets as `with_face` (B,)."""
+        return torch.ones_like(with_face, dtype=torch.bool)
 
     @abstractmethod
     def _encode_null(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]: ...
@@ -294,8 +308,11 @@ class FaceCLIPConditioner(Conditioner):
         batch["patch_tokens"] = torch.ones(rows, face.grid**2, face.width, dtype=torch.float16)
         return batch
 
+    def tells(self, with_face: torch.Tensor) -> torch.Tensor:
+        return with_face >= self.faceless
+
     def encode(self, batch: Batch, prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        with_face = batch["with_face"] >= self.faceless
+        with_face = self.tells(batch["with_face"])
         kind = torch.where(with_face[:, None], batch["caption_ids"], batch["caption_plain"])
         other = torch.where(with_face[:, None], batch["prompt_ids"], batch["prompt_plain"])
         ids = torch.where(prompt[:, None], other, kind)
@@ -342,12 +359,13 @@ class EitherConditioner(Conditioner):
 
     def draw(
         self, batch: Batch, dice: Dice, prompts: float, dropout: float, dtype: torch.dtype = torch.float32
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> Drawn:
         alone = dice.uniform() < self.share
         plain = {**batch, **{f"{k}_ids": batch[f"{k}_plain"] for k in ("caption", "prompt")}}
         said = self.faces.draw(batch, dice, prompts, dropout, dtype)
         others = self.text.draw(plain, dice, prompts, dropout, dtype)
-        return torch.where(alone[:, None, None], others[0], said[0]), torch.where(alone[:, None], others[1], said[1])
+        embeds = torch.where(alone[:, None, None], others.embeds, said.embeds)
+        return Drawn(embeds, torch.where(alone[:, None], others.pooled, said.pooled), said.told & ~alone)
 
     def null(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self.faces.null()

@@ -236,7 +236,7 @@ class Trainer:
         loop, accelerator = self.loop, self.accelerator
         rate = loop.rate(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)
         totals: dict[str, torch.Tensor] = {}
         for part in range(loop.accumulation):
             batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in next(stream).items()}

@@ -113,7 +113,10 @@ class Task(ABC, Generic[C]):
         """Has what the loss uses beside the model run compiled while it trains, where a task has such a thing."""
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
-        """AdamW's groups: matrices and kernels decay; gains, biases, scales and other vectors do not."""
+        """AdamW's groups: matrices and kernels decay; gains, biases, scales and other vectors do not.
+
+        A group may have a `factor`, by which it learns faster than the recipe's rate.
+        """
         trained = [p for p in self.model.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},

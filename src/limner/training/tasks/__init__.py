@@ -20,6 +20,7 @@ TASKS = {
     "naming": ("limner.training.tasks.naming", "NamingTask"),
     "alignment": ("limner.training.tasks.alignment", "AlignmentTask"),
     "diffusion": ("limner.training.tasks.diffusion", "DiffusionTask"),
+    "distillation": ("limner.training.tasks.distillation", "DistillationTask"),
     "gaze": ("limner.training.tasks.gaze", "GazeTask"),
     "dreamidentity": ("limner.training.dreamidentity", "DreamIdentityTask"),
     "adapter": ("limner.training.tasks.adapter", "AdapterTask"),

@@ -170,7 +170,9 @@ class DiffusionTask(Task[DiffusionSettings]):
 
     name = "diffusion"
     settings_class: ClassVar = DiffusionSettings
-    shards: ClassVar = ("BasicTransformerBlock", "ResnetBlock2D")
+    shards: ClassVar[tuple[str, ...]] = ("BasicTransformerBlock", "ResnetBlock2D")
+    sampling_steps: int = SAMPLING_STEPS
+    """Of sheets, and what the exported pipeline recommends."""
 
     def __init__(self, settings: DiffusionSettings) -> None:
         super().__init__(settings)
@@ -245,7 +247,7 @@ class DiffusionTask(Task[DiffusionSettings]):
     def _each(self, model: nn.Module, batch: Batch, dice: Dice) -> RowLosses:
         settings = self.settings
         latents, noise, t, noisy = noisy_latents(settings.schedule, batch, dice)
-        embeds, pooled = self.conditioner.draw(
+        embeds, pooled, told = self.conditioner.draw(
             batch, dice, settings.prompts, settings.dropout, dtype_named(settings.towers_dtype)
         )
         noisy = noisy.contiguous(memory_format=torch.channels_last)
@@ -255,7 +257,8 @@ class DiffusionTask(Task[DiffusionSettings]):
         loss = denoising_loss(settings.schedule, prediction, latents, noise, t, settings.min_snr, places)
         if self.judge is None:
             return RowLosses(loss)
-        return RowLosses(loss, *self.identity(noisy, prediction, t, batch, dice.uniform()))
+        judged = {**batch, "recognisable": batch["recognisable"] & told}
+        return RowLosses(loss, *self.identity(noisy, prediction, t, judged, dice.uniform()))
 
     def sheet(self) -> Image.Image:
         """Held-out pictures above what the model paints for their conditioning."""
@@ -278,7 +281,7 @@ class DiffusionTask(Task[DiffusionSettings]):
         both = torch.cat([null, embeds])
         added = {"text_embeds": torch.cat([null_pooled, pooled]), "time_ids": torch.cat([time_ids, time_ids])}
         scheduler: Any = self.settings.schedule.scheduler("DDIMScheduler")
-        scheduler.set_timesteps(SAMPLING_STEPS, device=self.device)
+        scheduler.set_timesteps(self.sampling_steps, device=self.device)
         x = Dice(seed, 0, range(len(embeds)), self.device).normal(self.unet.config.in_channels, *places)
         for t in scheduler.timesteps:
             without, given = self.model(torch.cat([x, x]), t, both, added_cond_kwargs=added).sample.float().chunk(2)
@@ -296,7 +299,7 @@ class DiffusionTask(Task[DiffusionSettings]):
                 self.autoencoder,
                 self.unet,
                 scheduler,
-                default_steps=SAMPLING_STEPS,
+                default_steps=self.sampling_steps,
                 default_guidance=self.settings.guidance,
                 default_pag=self.settings.pag,
                 world="sitters" if self.settings.data.kind == "world" else "",

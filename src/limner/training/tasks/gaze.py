@@ -100,7 +100,7 @@ class GazeTask(FrozenBaseTask[GazeSettings]):
         settings, dtype = self.settings, self.unet.dtype
         drawn = noisy_latents(self.schedule, batch, dice)
         _, _, t, noisy = drawn
-        embeds, pooled = self.conditioner.draw(batch, dice, settings.prompts, settings.dropout)
+        embeds, pooled, _ = self.conditioner.draw(batch, dice, settings.prompts, settings.dropout)
         steering: dict[str, Any] = {}
         if not baseline:
             place = gaze_images(batch["eyes"], settings.data.size, settings.data.size)
