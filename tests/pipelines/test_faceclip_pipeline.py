@@ -152,6 +152,13 @@ def test_a_negative_prompt_without_guidance_is_refused(tiny: FaceCLIPPipeline, n
     )
 
 
+def test_a_sampler_of_few_steps_says_how_many(tiny: FaceCLIPPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny, "scheduler", make_scheduler("lcm", tiny.scheduler))
+    assert painted(tiny, PROMPT, num_inference_steps=4).isfinite().all()
+    with pytest.raises(ConfigError, match="LCMScheduler allows 50 at most"):
+        painted(tiny, PROMPT, num_inference_steps=51)
+
+
 def test_strength_fades_the_person(tiny: FaceCLIPPipeline, identity: Identity) -> None:
     nobody, person = painted(tiny, PROMPT), painted(tiny, PROMPT, identity=identity)
     assert torch.equal(painted(tiny, PROMPT, identity=identity, strength=0.0), nobody)

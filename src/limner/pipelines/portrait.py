@@ -330,6 +330,12 @@ class PortraitPipeline(StableDiffusionXLPipeline):
     ) -> None:
         if steps < 1:
             raise ConfigError(f"num_inference_steps is {steps!r}; allowed: 1 or more.")
+        most = self.scheduler.config.get("original_inference_steps")
+        if most is not None and steps > most:
+            name = type(self.scheduler).__name__
+            raise ConfigError(
+                f"num_inference_steps is {steps}; {name} allows {most} at most.", "Take fewer, or another scheduler."
+            )
         if pictures < 1:
             raise ConfigError(f"num_images_per_prompt is {pictures!r}; allowed: 1 or more.")
         if output_type not in _OUTPUTS:
