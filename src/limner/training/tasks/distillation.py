@@ -182,9 +182,9 @@ class DistillationTask(DiffusionTask):
         settings, schedule = self.settings, self.settings.schedule
         rows, time_ids = len(attempt.noisy), attempt.words[2]
         with torch.no_grad():
-            null = (x.expand(rows, *x.shape[1:]) for x in self.conditioner.null())
+            null, null_pooled = (x.expand(rows, *x.shape[1:]) for x in self.conditioner.null())
             given, _ = self.features(attempt.noisy, attempt.t, *attempt.words)
-            without, _ = self.features(attempt.noisy, attempt.t, *null, time_ids)
+            without, _ = self.features(attempt.noisy, attempt.t, null, null_pooled, time_ids)
             guided = without + settings.teacher_guidance * (given - without)
             guided = schedule.clean(attempt.noisy, guided.float(), attempt.t)
         clear = (attempt.doubt < settings.doubt)[:, None, None, None]
