@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from limner.pipelines.paint import default_dials, paint
 from limner.pipelines.ranking import NO_FACE, Likeness
 from limner.pipelines.recogniser import own_embedding
 from limner.provenance import compact, read_provenance
+from limner.registry import get_model
 from limner.types import Identity
 from limner.world.sheet import SheetConfig, sheet
 
@@ -52,6 +54,17 @@ def pixels(images: list[Any]) -> np.ndarray:
 def test_both_folders_keep_to_their_size() -> None:
     for folder in (PACKAGED, TRAINING_PARTS):
         assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) <= LIMIT
+
+
+def test_its_scores_are_of_these_very_weights(model: Model) -> None:
+    spec = get_model(model.name)
+    folder = Path(__file__).resolve().parents[2] / "docs" / "results" / Path(spec.command.split()[-1]).stem
+    methods = json.loads((folder / "report.json").read_text(encoding="utf-8"))["methods"]
+    measured = methods[model.name.removesuffix("-mini")]
+    assert {k: measured["weights"][k] for k in model.weights} == dict(model.weights)
+    names = ("identity/scorer-recogniser", "top1/scorer-recogniser", "attributes_relative", "text_alignment")
+    estimates = [measured["estimates"][name]["value"] for name in names]
+    assert list(spec.scores.values()) == pytest.approx(estimates, abs=6e-4)
 
 
 def test_style_and_scene_are_those_asked_for(model: Model, people: list[Identity]) -> None:

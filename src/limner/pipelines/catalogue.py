@@ -28,7 +28,7 @@ MINI = register_model(
         description="128 px, two CPU cores, seconds; ships with Limner. Knows only its synthetic people (sitters).",
         license="Apache-2.0",
         packaged="faceclip-mini",
-        scores={"identity": 0.548, "found first of 100": 0.308, "attributes / real": 0.935, "text-alignment": 0.626},
+        scores={"identity": 0.575, "found first of 100": 0.328, "attributes / real": 0.896, "text-alignment": 0.626},
         command="limner evaluate recipes/benchmark-faceclip.yaml",
     )
 )
@@ -40,7 +40,7 @@ DREAM_MINI = register_model(
         description="As faceclip-mini, by DreamIdentity: the person is two words, S*, of an unchanged mini base.",
         license="Apache-2.0",
         cloned="dreamidentity-mini",
-        scores={"identity": 0.438, "found first of 100": 0.242, "attributes / real": 0.914, "text-alignment": 0.629},
+        scores={"identity": 0.540, "found first of 100": 0.300, "attributes / real": 0.910, "text-alignment": 0.637},
         command="limner evaluate recipes/benchmark-short.yaml",
     )
 )
@@ -52,7 +52,7 @@ IP_MINI = register_model(
         description="As faceclip-mini, by IP-Adapter-FaceID over dreamidentity-mini's base; young, for comparison.",
         license="Apache-2.0",
         cloned="ip-adapter",
-        scores={"identity": 0.283, "found first of 100": 0.071, "attributes / real": 0.834, "text-alignment": 0.613},
+        scores={"identity": 0.478, "found first of 100": 0.233, "attributes / real": 0.832, "text-alignment": 0.634},
         command="limner evaluate recipes/benchmark-short.yaml",
     )
 )

@@ -95,7 +95,7 @@ def onto(pipe: Slim, base: str | Path) -> Slim:
             f"The UNet of {base} reads tokens of {theirs.unet.config.cross_attention_dim} channels; "
             f"{pipe.unet.config.cross_attention_dim} are said."
         )
-    vae, unet, _ = base_parts(folder, pipe.unet.dtype)
+    vae, unet, _ = base_parts(folder, pipe.unet.dtype)  # without what `theirs` may have put into its UNet
     encoder: Any = pipe.encoder
     if isinstance(encoder, RivalEncoder) and has_adapter(pipe.unet):
         encoder.adapter = read_adapter(pipe.unet)

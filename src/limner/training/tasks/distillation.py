@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from limner.data.loader import Batch
 from limner.training.critic import Critic, Features, over_places
-from limner.training.denoising import dtype_named, write_out_attention
+from limner.training.denoising import dtype_named
 from limner.training.dice import Dice
 from limner.training.face_weights import place_weights
 from limner.training.identity_loss import RowLosses
-from limner.training.task import Losses, Report, channels_last
+from limner.training.task import Losses, Report
 from limner.training.tasks.diffusion import DiffusionSettings, DiffusionTask
 
 PURE = 0.98
@@ -114,8 +114,7 @@ class DistillationTask(DiffusionTask):
     def __init__(self, settings: DistillationSettings) -> None:
         super().__init__(settings)
         self.sampling_steps = settings.steps
-        self.teacher: Any = channels_last(copy.deepcopy(self.unet)).requires_grad_(False).eval()
-        write_out_attention(self.teacher)
+        self.teacher: Any = copy.deepcopy(self.unet).requires_grad_(False).eval()
         self.features = Features(self.teacher)
         self.critic = Critic(self.features.channels, self.conditioner.pooled)
         self.model = _Players(self.unet, self.critic)
