@@ -115,26 +115,3 @@ def test_distillation_resumes_with_the_same_bits(data: dict[str, Any], teacher: 
         )
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[k], theirs[k]) for k in ours)
-
-
-def test_a_student_learns_from_windows_too(make: Make, teacher: dict[str, Any]) -> None:
-    task = make("distillation", **teacher, near=0.5, identity_weight=0.1, identity_share=1.0)
-    batch = task.source().batch(np.arange(8), 0)
-    parts = task.loss(task.model, batch, Dice(0, 0, range(8))).parts
-    names = {"noise", "unlike", "unconvinced", "caught", "doubted"}
-    assert set(parts) == names | {f"near_{name}" for name in names}
-    assert_learns(task)
-
-
-def test_what_a_window_shows(make: Make, teacher: dict[str, Any]) -> None:
-    task = make("distillation", **teacher, near=0.5, near_noise=1.0, on_policy=0.0)
-    batch = task.source().batch(np.arange(8), 0)
-    window = task._window(batch, Dice(0, 1, range(8)))
-    attempt = task._attempt(task.model, batch, Dice(0, 0, range(8)), window)
-    assert attempt.noisy.shape[2:] == (2, 2)
-    assert attempt.latents.equal(window.cut(batch["latents"].float()))
-    assert float(attempt.doubt.max()) <= 1.0
-    assert attempt.words[2][:, 4:].unique().tolist() == [16.0]
-    perfect = attempt._replace(clean=attempt.latents)
-    assert float(task._rows(perfect, batch, Dice(0, 2, range(8))).noise.max()) == 0
-    assert task._whole(perfect, batch).equal(batch["latents"].float()), "the recogniser sees the picture around it"

@@ -25,12 +25,6 @@ class Dice:
         self._rows = [np.random.default_rng([seed, step, p]) for p in positions]
         self._device = device
 
-    def __getitem__(self, rows: slice) -> Dice:
-        """The dice of some rows; they go on where these are."""
-        some = Dice(0, 0, range(0), self._device)
-        some._rows = self._rows[rows]
-        return some
-
     def normal(self, *shape: int) -> torch.Tensor:
         """(B, *shape) float32, standard normal."""
         return self._stack([r.standard_normal(shape, dtype=np.float32) for r in self._rows])

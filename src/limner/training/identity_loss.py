@@ -104,16 +104,10 @@ class IdentityLoss:
     def __call__(
         self, noisy: torch.Tensor, prediction: torch.Tensor, t: torch.Tensor, batch: Batch, uniform: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `of`, given what the denoiser read and said."""
-        return self.of(self.schedule.clean(noisy, prediction.float(), t), t, batch, uniform)
-
-    def of(
-        self, clean: torch.Tensor, t: torch.Tensor, batch: Batch, uniform: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss of every row, 0 where it is not computed, and where it is: (B,) each.
 
         Args:
-            clean, t: the latents that the denoiser has in mind, and the timesteps.
+            noisy, prediction, t: what the denoiser read and said.
             batch: with `landmarks`, `own_class_token` and `recognisable`.
             uniform: (B,) in [0, 1), which choose the rows.
         """
@@ -123,8 +117,9 @@ class IdentityLoss:
         loss = torch.zeros(len(t), device=t.device)
         rows = torch.arange(math.ceil(self.share * len(t))) if counting_sizes() else chosen.nonzero()[:, 0]
         if len(rows):
+            latents = self.schedule.clean(noisy[rows], prediction[rows].float(), t[rows])
             with torch.autocast(t.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                faces = align_faces(self.decode(clean[rows]), batch["landmarks"][rows], self.face.config.image_size)
+                faces = align_faces(self.decode(latents), batch["landmarks"][rows], self.face.config.image_size)
                 seen = self.face(faces.clamp(0, 1)).class_token
             loss = loss.index_put((rows,), 1 - (seen.float() * batch["own_class_token"][rows]).sum(1))
         return loss, chosen

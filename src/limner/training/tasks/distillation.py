@@ -19,7 +19,6 @@ from limner.training.face_weights import place_weights
 from limner.training.identity_loss import RowLosses
 from limner.training.task import Losses, Report
 from limner.training.tasks.diffusion import DiffusionSettings, DiffusionTask
-from limner.training.windows import Windows
 
 PURE = 0.98
 """From this share of the timesteps on the denoiser is shown noise alone, as at the beginning of sampling."""
@@ -46,9 +45,6 @@ class DistillationSettings(DiffusionSettings):
         adversarial_weight: of the critic's verdict.
         critic_noise: largest share of the timesteps at which noise is added for the critic; little noise shows details.
         critic_rate: how many times as fast the critic learns.
-        near: share of rows of which the student is shown a window of half the sides, about the face, and told where it
-            lies: four such rows cost what a whole picture costs. Their target is the picture.
-        near_noise: largest ratio of noise to signal in a window; above it nobody could tell where the face is.
     """
 
     steps: int = 8
@@ -58,8 +54,6 @@ class DistillationSettings(DiffusionSettings):
     adversarial_weight: float = 0.1
     critic_noise: float = 0.45
     critic_rate: float = 20.0
-    near: float = 0.0
-    near_noise: float = 2.0
 
     def validate(self) -> None:
         super().validate()
@@ -67,8 +61,7 @@ class DistillationSettings(DiffusionSettings):
         self.check(self.steps >= 1, "steps", "1 or more")
         self.check(0 <= self.on_policy <= 1, "on_policy", "0 to 1")
         self.check(FIRST < self.critic_noise <= 1, "critic_noise", f"above {FIRST:g} to 1")
-        self.check(0 <= self.near < 1, "near", "0 to below 1")
-        for name in ("teacher_guidance", "doubt", "critic_rate", "near_noise"):
+        for name in ("teacher_guidance", "doubt", "critic_rate"):
             self.check(getattr(self, name) > 0, name, "above 0")
         self.check(self.adversarial_weight >= 0, "adversarial_weight", "0 or more")
         self.check(self.min_snr is None, "min_snr", "null: errors count by 1 + SNR, cut at 60")
@@ -89,15 +82,11 @@ class _Attempt(NamedTuple):
     """A denoising of a batch in one step.
 
     Attributes:
-        window: what of the latents was shown, or None for all.
-        latents: of the real pictures, as far as they were shown.
         noisy, t, words, told: what was read, and which rows (B,) were told whom to paint.
         prediction, clean: what was said, and the latents that it means.
         doubt: (B,), the largest ratio of noise to signal between the picture of a row and what was read.
     """
 
-    window: Windows | None
-    latents: torch.Tensor
     noisy: torch.Tensor
     t: torch.Tensor
     words: Words
@@ -159,24 +148,7 @@ class DistillationTask(DiffusionTask):
         ]
 
     def loss(self, model: nn.Module, batch: Batch, dice: Dice) -> Losses:
-        rows = len(batch["latents"])
-        near = round(self.settings.near * rows)
-        if not near:
-            return self._played(self._attempt(model, batch, dice), batch, dice)
-        found = []
-        for some in (slice(near, rows), slice(near)):
-            part, own = {k: v[some] for k, v in batch.items()}, dice[some]
-            window = self._window(part, own) if some.start is None else None
-            found.append(self._played(self._attempt(model, part, own, window), part, own))
-        whole, close = found
-        share = near / rows
-        return Losses(
-            (1 - share) * whole.total + share * close.total,
-            {**whole.parts, **{f"near_{k}": v for k, v in close.parts.items()}},
-        )
-
-    def _played(self, attempt: _Attempt, batch: Batch, dice: Dice) -> Losses:
-        """What student and critic pay for an attempt."""
+        attempt = self._attempt(model, batch, dice)
         followed = self._rows(attempt, batch, dice).losses(self.settings)
         unconvinced, caught, doubted = self._contest(attempt, batch, dice)
         total = followed.total + self.settings.adversarial_weight * unconvinced + caught + doubted
@@ -186,21 +158,13 @@ class DistillationTask(DiffusionTask):
     def _each(self, model: nn.Module, batch: Batch, dice: Dice) -> RowLosses:
         return self._rows(self._attempt(model, batch, dice), batch, dice)
 
-    def _window(self, batch: Batch, dice: Dice) -> Windows:
-        places = (batch["latents"].shape[2], batch["latents"].shape[3])
-        return Windows.at_faces(batch["landmarks"], places, 8, dice.uniform(2))
-
-    def _attempt(self, model: nn.Module, batch: Batch, dice: Dice, window: Windows | None = None) -> _Attempt:
-        """Denoises a batch, or a window of it, in one step."""
+    def _attempt(self, model: nn.Module, batch: Batch, dice: Dice) -> _Attempt:
+        """Denoises a batch in one step."""
         schedule, settings = self.settings.schedule, self.settings
         words, told = self._words(batch, dice)
         latents, chance = batch["latents"].float(), dice.uniform(3)
         t = schedule.timesteps(chance[:, 0])
         latest = schedule.steps - 1
-        if window:
-            latents, words = window.cut(latents), (words[0], words[1], window.told(words[2], 8))
-            latest = int((schedule.signal > 1 / (1 + settings.near_noise**2)).sum()) - 1
-            t = (t * (latest + 1)) // schedule.steps
         earlier = t + (chance[:, 1] * (latest - t)).long()
         with torch.no_grad():
             seen = self._under_noise(latents, earlier, dice)
@@ -210,55 +174,40 @@ class DistillationTask(DiffusionTask):
         prediction = self._say(model, noisy, t, words)
         hidden = torch.where(mine, earlier, t)
         doubt = schedule.snr(hidden).rsqrt().masked_fill(hidden >= PURE * schedule.steps, torch.inf)
-        clean = schedule.clean(noisy, prediction, t)
-        return _Attempt(window, latents, noisy, t, words, told, prediction, clean, doubt)
+        return _Attempt(noisy, t, words, told, prediction, schedule.clean(noisy, prediction, t), doubt)
 
     def _rows(self, attempt: _Attempt, batch: Batch, dice: Dice) -> RowLosses:
         """How far each row is from its target, and how unlike its person."""
         settings, schedule = self.settings, self.settings.schedule
-        target = attempt.latents
-        if attempt.window is None:
-            clear = (attempt.doubt < settings.doubt)[:, None, None, None]
-            target = torch.where(clear, target, self._guided(attempt))
-        places = self._places(attempt, batch)
+        rows, time_ids = len(attempt.noisy), attempt.words[2]
+        with torch.no_grad():
+            null, null_pooled = (x.expand(rows, *x.shape[1:]) for x in self.conditioner.null())
+            given, _ = self.features(attempt.noisy, attempt.t, *attempt.words)
+            without, _ = self.features(attempt.noisy, attempt.t, null, null_pooled, time_ids)
+            guided = without + settings.teacher_guidance * (given - without)
+            guided = schedule.clean(attempt.noisy, guided.float(), attempt.t)
+        clear = (attempt.doubt < settings.doubt)[:, None, None, None]
+        target = torch.where(clear, batch["latents"].float(), guided)
+        places = place_weights(batch["landmarks"], target.shape[2:], 8, settings.face_weight, settings.eye_weight)
         error = (attempt.clean - target).square() * places / places.mean((2, 3), keepdim=True)
         loss = error.flatten(1).mean(1) * (1 + schedule.snr(attempt.t)).clamp(max=60)
         if self.judge is None:
             return RowLosses(loss)
         known = batch["recognisable"] & attempt.told & (attempt.doubt < settings.identity_noise)
         judged = {**batch, "recognisable": known}
-        chance = dice.uniform()
-        return RowLosses(loss, *self.identity.of(self._whole(attempt, batch), attempt.t, judged, chance))
-
-    def _guided(self, attempt: _Attempt) -> torch.Tensor:
-        """The latents that the teacher has in mind, with guidance."""
-        rows, time_ids = len(attempt.noisy), attempt.words[2]
-        with torch.no_grad():
-            null, null_pooled = (x.expand(rows, *x.shape[1:]) for x in self.conditioner.null())
-            given, _ = self.features(attempt.noisy, attempt.t, *attempt.words)
-            without, _ = self.features(attempt.noisy, attempt.t, null, null_pooled, time_ids)
-            guided = without + self.settings.teacher_guidance * (given - without)
-            return self.settings.schedule.clean(attempt.noisy, guided.float(), attempt.t)
-
-    def _whole(self, attempt: _Attempt, batch: Batch) -> torch.Tensor:
-        """What was painted, in the real picture around it where a window was shown."""
-        if attempt.window is None:
-            return attempt.clean
-        return attempt.window.lay(attempt.clean, batch["latents"].float())
-
-    def _places(self, attempt: _Attempt, batch: Batch) -> torch.Tensor:
-        """How much errors weigh in every place that was shown: (B,1,h,w)."""
-        settings, shape = self.settings, batch["latents"].shape[2:]
-        places = place_weights(batch["landmarks"], shape, 8, settings.face_weight, settings.eye_weight)
-        return attempt.window.cut(places) if attempt.window else places
+        return RowLosses(loss, *self.identity(attempt.noisy, attempt.prediction, attempt.t, judged, dice.uniform()))
 
     def _contest(self, attempt: _Attempt, batch: Batch, dice: Dice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What the student pays where the critic is not convinced, and what the critic pays for painted pictures that
         it believes in and real ones that it doubts (hinge losses, arXiv 2403.12015, Equation 3)."""
-        pooled, places, t = attempt.words[1], self._places(attempt, batch), self._critic_times(dice)
+        settings, pooled = self.settings, attempt.words[1]
+        places = place_weights(
+            batch["landmarks"], attempt.clean.shape[2:], 8, settings.face_weight, settings.eye_weight
+        )
+        t = self._critic_times(dice)
         painted = self._seen(attempt.clean, t, attempt.words, dice)
         with torch.no_grad():
-            real = self._seen(attempt.latents, t, attempt.words, dice)
+            real = self._seen(batch["latents"].float(), t, attempt.words, dice)
         fixed = {k: v.detach() for k, v in self.critic.named_parameters()}
         verdict = functional_call(self.critic, fixed, (painted, pooled))
         caught = self.critic([f.detach() for f in painted], pooled)
