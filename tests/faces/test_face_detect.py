@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ from limner.errors import (
     WeightsUnavailable,
 )
 from limner.faces import DetectedFace, FaceFinder, detect, make_detector
-from limner.faces.align import invert, transform
+from limner.faces.align import invert, template, transform, usual_box
 from limner.faces.cascade import Cascade
 from limner.faces.detect import overlap
 from limner.faces.insight import InsightFace
@@ -214,3 +215,30 @@ def test_boxes_overlap() -> None:
     moved = DetectedFace((1, 2, 3, 4), 1, np.ones((5, 2))).moved(np.array([2.0, 10.0]), np.array([1.0, 0.0]))
     assert moved.box == (3, 20, 7, 40)
     assert (moved.landmarks == (3, 10)).all()
+
+
+class Biased(detect.FaceDetector):
+    """Sees every face where it is expected, its landmarks too low by a share that depends on the picture's size."""
+
+    name, levels, last_level = "biased", (100,), 100
+    look_sizes = (100, 100)
+    off: ClassVar = {100: 0.10, 120: 0.02, 140: -0.02, 160: 0.03}
+
+    def scan(self, image: np.ndarray) -> list[DetectedFace]:
+        side = len(image)
+        points = template(side, detect._LOOK_ZOOM) + np.array([0, self.off[side] * side])
+        return [DetectedFace(usual_box(side, detect._LOOK_ZOOM), 0.95, points)]
+
+
+def test_landmarks_are_the_mean_of_several_sizes() -> None:
+    image = np.zeros((100, 100, 3), np.uint8)
+    tops = []
+    for sizes in ((), (120, 140, 160)):
+        detector = Biased()
+        detector.last_sizes = sizes  # type: ignore[misc]
+        seen = detect._closer(detector, image, template(100, detect._LOOK_ZOOM), 100)
+        assert seen is not None
+        tops.append(float((seen.landmarks - template(100, detect._LOOK_ZOOM))[:, 1].mean()))
+    once = 10.0  # a tenth of 100 pixels
+    assert tops[0] == pytest.approx(once, abs=0.01)
+    assert tops[1] == pytest.approx(once + 100 * (0.02 - 0.02 + 0.03) / 3, abs=0.01)
