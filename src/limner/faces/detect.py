@@ -81,7 +81,7 @@ class FaceDetector(ABC):
     levels: ClassVar[tuple[int, ...]]
     last_level: ClassVar[int]
     look_sizes: ClassVar[tuple[int, int]] = (256, 160)
-    last_sizes: ClassVar[tuple[int, ...]] = (144, 192, 256)
+    last_sizes: ClassVar[tuple[int, ...]] = ()
 
     @abstractmethod
     def scan(self, image: np.ndarray) -> list[DetectedFace]:

@@ -98,7 +98,6 @@ class MiniDetector(FaceDetector):
     levels = (128, 256)
     last_level = 640
     look_sizes = (96, 96)
-    last_sizes = ()
 
     def __init__(self, net: LandmarkNet) -> None:
         self._net = net

@@ -41,6 +41,7 @@ class YuNet(FaceDetector):
     license = "MIT"
     levels = (160, 320, 832)
     last_level = 2048
+    last_sizes = (144, 192, 256)
 
     def __init__(self, path: Path) -> None:
         import cv2
