@@ -159,6 +159,8 @@ class Conditioning:
         control_image: (B, 3, H, W) in [0, 1] for a ControlNet.
         regions: (box, conditioning) of everybody who has a place of their own: inside the box (x0, y0, x1, y1; shares
             of the picture, 0 to 1) that conditioning holds instead of this one. Later ones stand in front.
+        face: (B, D) how the person looks to the method's own face encoder, for face guidance; its length, 0 to 1, is
+            how much of the person goes in. None: nobody, or not known.
     """
 
     prompt_embeds: torch.Tensor
@@ -168,6 +170,7 @@ class Conditioning:
     ip_adapter_image_embeds: list[torch.Tensor] | None = None
     control_image: torch.Tensor | None = None
     regions: tuple[tuple[tuple[float, float, float, float], Conditioning], ...] = ()
+    face: torch.Tensor | None = None
 
     def to(self, *args: Any, **kwargs: Any) -> Conditioning:
         """Every tensor moved as `Tensor.to` would."""

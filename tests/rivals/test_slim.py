@@ -15,7 +15,7 @@ from tiny_model import noise_face
 from limner.diffusion.adapter import new_adapter, read_adapter
 from limner.encoders.face_vit import FaceViT
 from limner.encoders.rivals import RivalEncoder
-from limner.encoders.scales import FaceBackbone
+from limner.encoders.scales import FaceBackbone, load_backbone
 from limner.encoders.word_towers import WordTowers
 from limner.errors import ConfigError, CorruptData, WeightsMismatch
 from limner.pipelines.dreamidentity import assemble, base_parts
@@ -23,7 +23,7 @@ from limner.pipelines.instruct import InstructPix2PixPipeline
 from limner.pipelines.loading import load_model
 from limner.pipelines.rivals import IPAdapterPipeline
 from limner.pipelines.schedulers import make_scheduler, scheduler_name
-from limner.pipelines.slim import base_towers, onto, write_slim
+from limner.pipelines.slim import PICTURES, base_towers, onto, whole_encoder, write_slim
 from limner.pipelines.tuned import over_base
 from limner.training.tasks.instruct_pix2pix import widen
 
@@ -65,6 +65,24 @@ def test_a_rival_without_its_base(parts: Path, tmp_path: Path) -> None:
     (slim / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(CorruptData, match="is damaged"):
         load_model(str(slim), device="cpu")
+
+
+def test_the_packaged_picture_tower_is_not_stored_again(parts: Path, tmp_path: Path) -> None:
+    assemble(parts / "base", encoder("mini"), default_steps=2).save_pretrained(tmp_path / "dream")
+    vae, unet, scheduler = base_parts(parts / "base")
+    backbone: Any = load_backbone(PICTURES.parent)
+    made = RivalEncoder(WordTowers.from_base(parts / "base"), backbone)
+    made.adapter = new_adapter(unet, "identity", backbone.config.output)
+    write_slim(
+        IPAdapterPipeline(vae, unet, scheduler, made, default_steps=2), tmp_path / "slim", str(tmp_path / "dream")
+    )
+    sizes = [f.stat().st_size for f in (tmp_path / "slim").rglob("model.safetensors")]
+    assert sum(sizes) < 0.1 * (PICTURES / "model.safetensors").stat().st_size
+    with whole_encoder(tmp_path / "slim") as whole:
+        kept = RivalEncoder.from_pretrained(whole)
+    theirs, ours = kept.state_dict(), made.state_dict()
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(v, ours[k].half().float()) for k, v in theirs.items() if v.is_floating_point())
 
 
 def test_over_a_base_distilled_from_its_own(parts: Path, tmp_path: Path) -> None:

@@ -86,6 +86,10 @@ def generate(
             help="Weight of perturbed-attention guidance: firmer outlines, 1.5 times as slow; default: the model's."
         ),
     ] = None,
+    face_guidance: Annotated[
+        float | None,
+        typer.Option(help="How far the face is pulled towards the person while painting; 0 not; default: the model's."),
+    ] = None,
     model: ModelName = None,
     method: MethodName = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; default: the model's.")] = None,
@@ -160,7 +164,7 @@ def generate(
         seed, choose, detector, gaze_weights,
         {
             "strength": strength, "guidance_scale": guidance, "guidance_rescale": guidance_rescale,
-            "pag_scale": pag, "steps": steps,
+            "pag_scale": pag, "face_guidance": face_guidance, "steps": steps,
             "scheduler": scheduler, "batch": batch, "watermark": watermark, "rescue": rescue,
             "rescue_strength": rescue_strength, "gaze": gaze, **sides,
         },

@@ -129,7 +129,12 @@ class ModelPainter:
         """See `Painter.paint`."""
         from limner.pipelines.paint import default_dials, paint_batch
 
-        own = {"steps": self.spec.steps, "pag_scale": self.spec.pag, "scheduler": self.spec.scheduler}
+        own = {
+            "steps": self.spec.steps,
+            "pag_scale": self.spec.pag,
+            "scheduler": self.spec.scheduler,
+            "face_guidance": self.spec.face_guidance,
+        }
         dials = default_dials(self.model, strength=wish.strength, guidance_scale=wish.guidance, **own)
         said = [prompt.replace(SUBJECT, self.spec.subject) for prompt in wish.prompts]
         self.model.set_scheduler(dials.scheduler)

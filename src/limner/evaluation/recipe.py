@@ -76,7 +76,7 @@ class MethodSpec(Config):
         tuning: YAML file with its settings.
         subject: what prompts call the person.
         identity: false paints the prompt alone.
-        strength, guidance, pag, steps, scheduler: dials; None is the model's own.
+        strength, guidance, pag, face_guidance, steps, scheduler: dials; None is the model's own.
         people: only so many, the first ones; 0 for all.
         images: folder with pictures made elsewhere and a manifest.jsonl, instead of a model.
     """
@@ -90,6 +90,7 @@ class MethodSpec(Config):
     strength: float = 1.0
     guidance: float | None = None
     pag: float | None = None
+    face_guidance: float | None = None
     steps: int | None = None
     scheduler: str | None = None
     people: int = 0
@@ -103,6 +104,7 @@ class MethodSpec(Config):
         self.check(0 <= self.strength <= 1, "strength", "0 to 1")
         self.check(self.guidance is None or self.guidance >= 0, "guidance", "0 or more")
         self.check(self.pag is None or self.pag >= 0, "pag", "0 or more")
+        self.check(self.face_guidance is None or self.face_guidance >= 0, "face_guidance", "0 or more")
         self.check(self.steps is None or self.steps >= 1, "steps", "1 or more")
         known = self.scheduler is None or self.scheduler in SCHEDULERS
         self.check(known, "scheduler", ", ".join(SCHEDULERS))

@@ -63,4 +63,11 @@ class FaceCLIP(EncoderMethod):
             pooled=with_face.pooled,
             negative_prompt_embeds=without.tokens,
             negative_pooled=without.pooled,
+            face=None if identity is None else self._face(identity, len(positive), strength),
         )
+
+    @staticmethod
+    def _face(identity: Identity, rows: int, strength: float) -> Tensor:
+        """(B, D): the first face encoder's class token, of the length of `strength`."""
+        token = identity.tensors["class_token.0"].float()
+        return (strength * token / token.norm().clamp(min=1e-6)).expand(rows, -1)

@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from limner.encoders.autoencoder import PatchAutoencoder
+from limner.encoders.face_vit import FaceViT
 from limner.encoders.faceclip import FaceCLIPEncoder
 from limner.faces import FaceEmbedder
 from limner.methods.faceclip import FaceCLIP
@@ -28,7 +29,8 @@ class FaceCLIPPipeline(PortraitPipeline):
         unet: denoiser with text_time conditioning, fine-tuned under FaceCLIP.
         scheduler: any of diffusers' schedulers.
         encoder: turns faces and prompts into what the UNet attends to; brings its own tokenizer.
-        default_steps, default_guidance, default_pag: what the model is recommended to be sampled with.
+        default_steps, default_guidance, default_pag, default_face_guidance: what the model is recommended to be sampled
+            with.
         same_person: cosine of the face encoder's class tokens from which two pictures are taken to show one person;
             None where that was not measured: no reference is then left out.
         world: `sitters` if the model only knows Limner's synthetic people; empty otherwise.
@@ -49,6 +51,7 @@ class FaceCLIPPipeline(PortraitPipeline):
         default_steps: int = 50,
         default_guidance: float = 5.0,
         default_pag: float = 0.0,
+        default_face_guidance: float = 0.0,
         same_person: float | None = None,
         world: str = "",
         controlnet: ControlNetModel | None = None,
@@ -57,7 +60,8 @@ class FaceCLIPPipeline(PortraitPipeline):
             components={"vae": vae, "unet": unet, "scheduler": scheduler, "encoder": encoder, "controlnet": controlnet},
             facts={
                 "default_steps": default_steps, "default_guidance": default_guidance,
-                "default_pag": default_pag, "same_person": same_person, "world": world,
+                "default_pag": default_pag, "default_face_guidance": default_face_guidance,
+                "same_person": same_person, "world": world,
             },
         )  # fmt: skip
 
@@ -70,6 +74,11 @@ class FaceCLIPPipeline(PortraitPipeline):
     def method(self) -> FaceCLIP:
         """FaceCLIP over this pipeline's encoder."""
         return FaceCLIP(self.encoder)
+
+    @property
+    def face_network(self) -> FaceViT:
+        """The first of the encoder's face ViTs."""
+        return self.encoder.faces[0]
 
     @property
     def embedder(self) -> FaceEmbedder:

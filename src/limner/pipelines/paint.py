@@ -50,6 +50,8 @@ class Dials(Config):
         gaze: where the eyes go, as `limner.pipelines.gaze.parse_gaze` reads it; empty leaves it to the model.
         pag_scale: weight of perturbed-attention guidance (`limner.pipelines.perturbed`); 0 is none. Faces that are
             painted again are painted without.
+        face_guidance: how far the face is pulled towards the person (`limner.pipelines.face_guidance`); 0 is not at
+            all. Faces that are painted again are painted without.
     """
 
     steps: int
@@ -65,12 +67,14 @@ class Dials(Config):
     rescue_strength: float = 0.5
     gaze: str = ""
     pag_scale: float = 0.0
+    face_guidance: float = 0.0
 
     def validate(self) -> None:
         self.check(1 <= self.steps <= 1000, "steps", "1 to 1000")
         self.check(0 <= self.guidance_scale <= 100, "guidance_scale", "0 to 100")
         self.check(0 <= self.guidance_rescale <= 1, "guidance_rescale", "0 to 1")
         self.check(0 <= self.pag_scale <= 10, "pag_scale", "0 (none) to 10")
+        self.check(0 <= self.face_guidance <= 10, "face_guidance", "0 (none) to 10")
         self.check(0 <= self.strength <= 1, "strength", "0 (nobody in particular) to 1 (as trained)")
         for name in ("width", "height"):
             self.check(getattr(self, name) > 0 and getattr(self, name) % 8 == 0, name, "positive multiples of 8")
@@ -88,14 +92,17 @@ class Dials(Config):
 
 
 def default_dials(model: Model, **changes: Any) -> Dials:
-    """What the model recommends, or the few-step LoRA in it, with every change that is not None."""
+    """What the model recommends, or the few-step LoRA in it, with every change that is not None; no face guidance where
+    the model's memory mode sends parts away that it needs."""
+    from limner.pipelines.memory import memory_mode
     from limner.pipelines.schedulers import scheduler_name
 
-    pipe = model.pipe
+    pipe, mode = model.pipe, memory_mode(model.memory)
     values = {
         "steps": pipe.config.default_steps,
         "guidance_scale": float(pipe.config.default_guidance),
         "pag_scale": pipe.default_pag,
+        "face_guidance": 0.0 if mode.free_encoders or mode.offload != "none" else pipe.default_face_guidance,
         "strength": 1.0,
         "width": pipe.default_size[1],
         "height": pipe.default_size[0],
@@ -229,6 +236,7 @@ def paint_batch(
         guidance_scale=dials.guidance_scale,
         guidance_rescale=dials.guidance_rescale,
         pag_scale=dials.pag_scale,
+        face_guidance=dials.face_guidance,
         height=dials.height,
         width=dials.width,
         callback_on_step_end=after_step,

@@ -24,6 +24,7 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 from limner.errors import ConfigError, PromptError, WeightsMismatch
 from limner.faces import FaceEmbedder, ImageSource
 from limner.methods.base import Method, demand_guidance
+from limner.pipelines.face_guidance import face_guided
 from limner.pipelines.gaze import Gaze, gaze_image, parse_gaze, steered
 from limner.pipelines.people import as_sources, gather_references
 from limner.pipelines.perturbed import default_layers, perturbed
@@ -98,6 +99,17 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         """The weight of perturbed-attention guidance that the model is recommended to be sampled with."""
         return float(self.config.get("default_pag", 0.0))
 
+    @property
+    def face_network(self) -> Any:
+        """The face encoder that pictures can be compared with the person by, as a network with gradients (its `face`
+        in `Conditioning` is the class token); None where the method has none."""
+        return None
+
+    @property
+    def default_face_guidance(self) -> float:
+        """The weight of face guidance that the model is recommended to be sampled with."""
+        return float(self.config.get("default_face_guidance", 0.0))
+
     def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
         """As in diffusers, layer by layer; but the method's own models, which read parameters across layers, go to the
         accelerator whole, and only while they encode."""
@@ -155,6 +167,7 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         strength: float = 1.0,
         gaze: Gaze | str | None = None,
         pag_scale: float | None = None,
+        face_guidance: float | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
@@ -184,6 +197,8 @@ class PortraitPipeline(StableDiffusionXLPipeline):
             gaze: where the eyes go, as `limner.pipelines.gaze.parse_gaze` reads it; needs the `controlnet` for it.
             pag_scale: weight of perturbed-attention guidance (`limner.pipelines.perturbed`); 0 is none, above that the
                 UNet works half as much again. Default: what the model's own configuration recommends.
+            face_guidance: how far the face is pulled towards the person (`limner.pipelines.face_guidance`); 0 is not at
+                all. Default: what the model's own configuration recommends.
             height, width: in pixels, multiples of 8; default: what the UNet was trained at.
             num_inference_steps, guidance_scale: default: what the model's own configuration recommends.
             num_images_per_prompt: N; B·N pictures come out, those of one prompt side by side.
@@ -206,6 +221,9 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
         guidance = self.config.default_guidance if guidance_scale is None else guidance_scale
         pag = self.default_pag if pag_scale is None else pag_scale
+        towards = self.default_face_guidance if face_guidance is None else face_guidance
+        if towards and self.face_network is None:
+            raise ConfigError(f"{type(self).__name__} has no face encoder to guide by; face_guidance must be 0.")
         self._check_source(prompt, face, identity, conditioning, negative_prompt, strength)
         demand_guidance(negative_prompt, guidance)
         self._check_size(height, width)
@@ -235,6 +253,7 @@ class PortraitPipeline(StableDiffusionXLPipeline):
             steered(self.unet, self.controlnet, conditioning.control_image, pictures),
             apart(self.unet, conditioning, height // f, width // f) as told,
             perturbed(self.unet, pag, guidance, default_layers(self.unet)),
+            face_guided(self, conditioning, towards, guidance, pictures),
         ):
             return super().__call__(
                 prompt_embeds=told.prompt_embeds,

@@ -1,7 +1,7 @@
 """Models without their base: a folder with what a method adds to a base that is there already, to be shipped.
 
 UNet, autoencoder and scheduler are the base's. Of the encoder, tensors that the base holds too (a recogniser, text
-towers) are named by their content and not stored.
+towers), or the picture tower of the CLIP that the package holds, are named by their content and not stored.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import limner
 from limner.diffusion.adapter import has_adapter, read_adapter
 from limner.encoders.checkpoint import write_safetensors
 from limner.encoders.dreamidentity import FaceWordsEncoder
@@ -39,6 +40,8 @@ SHARED = "limner.shared"
 """Where the metadata of a file says which of its tensors are the base's: name → digest."""
 SMALLEST = 256
 """Values of a tensor that is worth being named instead of stored."""
+PICTURES = Path(limner.__file__).parent / "weights" / "mini-clip" / "image"
+"""The picture tower that methods which see by CLIP were trained over."""
 
 Slim = DreamIdentityPipeline | RivalPipeline
 
@@ -180,14 +183,14 @@ def _leave_out(encoder: Path, known: dict[str, torch.Tensor]) -> None:
 
 
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of an encoder's folder and of its bases', in half precision, by digest."""
-    found: dict[str, torch.Tensor] = {}
+    """Every tensor of an encoder's folder, of its bases' and of the packaged picture tower, in halves, by digest."""
+    places = [PICTURES]
     base: Path | None = folder
     while base is not None:
-        for path in sorted((base / "encoder").rglob("*.safetensors")):
-            found |= {_digest(v): v.half() for v in _read(path)[0].values() if v.numel() >= SMALLEST}
+        places.append(base / "encoder")
         base = named_base(base)
-    return found
+    paths = [path for place in places for path in sorted(place.rglob("*.safetensors"))]
+    return {_digest(v): v.half() for path in paths for v in _read(path)[0].values() if v.numel() >= SMALLEST}
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -386,6 +386,7 @@ def as_recorded(record: Provenance, person: str | None, most: int) -> tuple[Pain
         guidance_scale=dials.guidance_scale,
         guidance_rescale=dials.guidance_rescale,
         pag_scale=dials.pag_scale,
+        face_guidance=dials.face_guidance,
         steps=dials.steps,
         width=dials.width,
         height=dials.height,

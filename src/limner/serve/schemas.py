@@ -41,6 +41,9 @@ class Generate(BaseModel):
     guidance_scale: float | None = Field(None, description="Weight of what is asked for; 1 is none.", ge=0, le=100)
     guidance_rescale: float | None = Field(None, description="Tames overexposure at high guidance.", ge=0, le=1)
     pag_scale: float | None = Field(None, description="Perturbed-attention guidance: firmer outlines.", ge=0, le=10)
+    face_guidance: float | None = Field(
+        None, description="How far the face is pulled towards the person while it is painted.", ge=0, le=10
+    )
     steps: int | None = Field(None, description="Denoising steps.", ge=1, le=1000)
     width: int | None = Field(None, description="Pixels, a multiple of 8.", ge=8, le=8192)
     height: int | None = Field(None, description="Pixels, a multiple of 8.", ge=8, le=8192)

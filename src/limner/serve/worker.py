@@ -68,8 +68,8 @@ def make_job(
 ) -> Job:
     """A job that can be painted, or ConfigError, Unsupported, or WeightsMismatch (no likeness to such an identity)."""
     names = (
-        "strength", "guidance_scale", "guidance_rescale", "pag_scale", "steps", "width", "height", "scheduler",
-        "watermark", "gaze",
+        "strength", "guidance_scale", "guidance_rescale", "pag_scale", "face_guidance", "steps", "width", "height",
+        "scheduler", "watermark", "gaze",
     )  # fmt: skip
     given = {name: getattr(request, name) for name in names if getattr(request, name) is not None}
     dials = Dials.from_dict({**facts["dials"], **given, "batch": min(limits.batch, 64)})
@@ -255,7 +255,7 @@ def _condition(engine: Engine, model: Model, rows: Sequence[Row]) -> tuple[list[
         values = [getattr(part, name) for part in parts]
         return None if values[0] is None else torch.cat(values)
 
-    names = ("prompt_embeds", "pooled", "negative_prompt_embeds", "negative_pooled", "control_image")
+    names = ("prompt_embeds", "pooled", "negative_prompt_embeds", "negative_pooled", "control_image", "face")
     return rows, Conditioning(**{name: stacked(name) for name in names})
 
 
