@@ -28,7 +28,7 @@ MINI = register_model(
         description="128 px, two CPU cores, seconds; ships with Limner. Knows only its synthetic people (sitters).",
         license="Apache-2.0",
         packaged="faceclip-mini",
-        scores={"identity": 0.575, "found first of 100": 0.328, "attributes / real": 0.896, "text-alignment": 0.626},
+        scores={"identity": 0.702, "found first of 100": 0.601, "attributes / real": 0.901, "text-alignment": 0.628},
         command="limner evaluate recipes/benchmark-faceclip.yaml",
     )
 )
