@@ -39,7 +39,7 @@ class E4T(Tuned):
     name: ClassVar[str] = "e4t"
     version: ClassVar[int] = 1
     defaults: ClassVar[TuningSettings] = TuningSettings(
-        steps=15, batch_size=16, lr=5e-4, weight_decay=0.0, regularisation=0.1, checkpoint_every=5
+        steps=15, batch_size=16, lr=5e-3, weight_decay=0.0, regularisation=3e-4, checkpoint_every=5
     )
 
     def __init__(
