@@ -101,8 +101,8 @@ class PortraitPipeline(StableDiffusionXLPipeline):
 
     @property
     def face_network(self) -> Any:
-        """The face encoder that pictures can be compared with the person by, as a network with gradients (its `face`
-        in `Conditioning` is the class token); None where the method has none."""
+        """The face encoder that pictures can be compared with the person by, with gradients: aligned faces (B, 3, S, S)
+        in [0, 1] → `FaceTokens`, whose class token is the `face` of a `Conditioning`; None where there is none."""
         return None
 
     @property
