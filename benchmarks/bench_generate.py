@@ -9,8 +9,8 @@ over text, a cold `limner generate` in 25 s.
 
 What identity costs is measured twice: as the difference of two whole runs (noisy), and from its parts: enrolment, plus
 conditioning on face and prompt, less conditioning on the prompt (steady). The denoiser does the same work in both; face
-guidance, which the mini model has by default, is work of its own, and only the whole runs hold it (--face-guidance 0
-leaves it out).
+guidance, which the mini model has by default, and face detail are work of their own, and only the whole runs hold it
+(--face-guidance 0 leaves it out, --face-detail 0.5 puts it in).
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--face-guidance", type=float, help="default: the model's own")
+    parser.add_argument("--face-detail", type=float, help="default: the model's own")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="auto")
@@ -120,7 +121,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     identity = compact(pipe.method.enroll(faces))
     dials = default_dials(
         model, steps=args.steps, guidance_scale=args.guidance, scheduler="ddim", batch=args.n,
-        face_guidance=args.face_guidance,
+        face_guidance=args.face_guidance, face_detail=args.face_detail,
     )  # fmt: skip
 
     def run(person: Any) -> None:

@@ -225,6 +225,7 @@ def describe(portrait: Portrait) -> str:
         "CFG scale": s.get("guidance_scale"),
         "PAG scale": s.get("pag_scale") or None,
         "Face guidance": s.get("face_guidance") or None,
+        "Face detail": s.get("face_detail") or None,
         "Seed": portrait.seed,
         "Size": f"{portrait.image.width}x{portrait.image.height}",
         "Model": portrait.model,

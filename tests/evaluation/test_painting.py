@@ -122,11 +122,13 @@ def test_weights_are_known_without_loading_a_model(tiny_folder: Path, tmp_path: 
     tuning = tmp_path / "tuning.yaml"
     tuning.write_text("steps: 3")
     spec = {"name": "mine", "model": str(tiny_folder)}
-    methods = benchmark_of(methods=[spec, {**spec, "name": "tuned", "tuning": str(tuning)}]).methods
+    taught = {**spec, "name": "tuned", "tuning": str(tuning), "teacher": str(tiny_folder)}
+    methods = benchmark_of(methods=[spec, taught]).methods
     found = weights_of(methods)
     model = load_model(str(tiny_folder), device="cpu")
     assert found["mine"].digests.items() >= model.weights.items()
-    assert set(found["tuned"].digests) == {*model.weights, "dials", "tuning"}
+    assert set(found["tuned"].digests) == {*model.weights, "dials", "tuning", "teacher"}
+    assert found["tuned"].digests["teacher"] == model.weights["unet"]
     before = found["tuned"].digests["tuning"]
     tuning.write_text("steps: 4")
     assert weights_of(methods)["tuned"].digests["tuning"] != before

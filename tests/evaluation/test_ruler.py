@@ -237,6 +237,17 @@ def test_another_benchmark_in_the_folder_is_refused(
         running.evaluate(benchmark_of(), tmp_path, judges, no_model, silent)
 
 
+def test_a_folder_from_before_a_dial_existed_goes_on(benchmark_: Benchmark, tmp_path: Path) -> None:
+    Store(tmp_path / "out").claim(benchmark_)
+    path = tmp_path / "out" / "methods.json"
+    known = json.loads(path.read_text())
+    for method in known.values():
+        del method["face_detail"]
+    path.write_text(json.dumps(known))
+    Store(tmp_path / "out").claim(benchmark_)
+    assert all("face_detail" in m for m in json.loads(path.read_text()).values())
+
+
 def test_the_report_prints_from_its_document_alone(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     out, report = finished
     document = running.read_report(out / "report.json")

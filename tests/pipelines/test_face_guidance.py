@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_model import noise_face, tiny_pipeline
+from tiny_model import Everywhere, noise_face, tiny_pipeline
 
 from limner.cli.demo import FACE
 from limner.errors import ConfigError
-from limner.faces import FaceDetector, FaceFinder
-from limner.faces.detect import DetectedFace
+from limner.faces import FaceFinder
 from limner.faces.mini import MiniDetector
 from limner.pipelines import face_guidance
 from limner.pipelines.faceclip import FaceCLIPPipeline
@@ -27,21 +26,9 @@ from limner.types import Identity
 PROMPT = "a wizard in the snow"
 
 
-class Everywhere(FaceDetector):
-    """Sees one face in the middle of each half of any picture: tiny models paint none."""
-
-    name = "everywhere"
-
-    def scan(self, image: np.ndarray) -> list[DetectedFace]:
-        height, width = image.shape[:2]
-        marks = np.array([[-0.1, -0.1], [0.1, -0.1], [0, 0], [-0.08, 0.1], [0.08, 0.1]]) * height
-        places = [np.array([x * width, height / 2]) for x in (0.25, 0.75)]
-        return [DetectedFace((p[0] - 4, p[1] - 4, p[0] + 4, p[1] + 4), 1.0, marks + p) for p in places]
-
-
 @pytest.fixture
 def kl(monkeypatch: pytest.MonkeyPatch) -> FaceCLIPPipeline:
-    monkeypatch.setattr(face_guidance, "_detector", lambda world: Everywhere())
+    monkeypatch.setattr(face_guidance, "detector_for", lambda world: Everywhere())
     return tiny_pipeline("kl")
 
 
@@ -129,12 +116,11 @@ def test_everybody_of_a_group_is_pulled_in_their_own_region(kl: FaceCLIPPipeline
     conditioning = kl.condition(PROMPT, group(people, ["left", "right"]))
     targets = face_guidance._targets(conditioning, 2, torch.device("cpu"))
     pictures = torch.rand(2, 3, *kl.default_size)
-    rows, marks, wanted = face_guidance._seen(Everywhere(), pictures, targets)
-    assert rows == [0, 0, 1, 1]
-    for row, person in zip(wanted, people * 2, strict=True):
-        assert np.allclose(row, own_embedding(person), atol=1e-5)
-    assert marks[0, :, 0].max() < kl.default_size[1] / 2
-    assert marks[1, :, 0].min() > kl.default_size[1] / 2
+    seen = face_guidance.painted_faces(Everywhere(), pictures, [t.box for t in targets])
+    assert [(s.row, s.person) for s in seen] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for one in seen:
+        assert np.allclose(targets[one.person].faces[one.row], own_embedding(people[one.person]), atol=1e-5)
+        assert (one.face.landmarks[:, 0].max() < kl.default_size[1] / 2) == (one.person == 0)
 
 
 def test_a_part_that_is_away_is_named(kl: FaceCLIPPipeline) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from dream_models import FACE, encoder, save_base
 from tiny_model import noise_face
 
 from limner.diffusion.adapter import new_adapter, read_adapter
+from limner.diffusion.lora import FaceDetailer, add_lora
 from limner.encoders.face_vit import FaceViT
 from limner.encoders.rivals import RivalEncoder
 from limner.encoders.scales import FaceBackbone, load_backbone
@@ -117,6 +119,9 @@ def test_over_a_base_distilled_from_its_own(parts: Path, tmp_path: Path) -> None
 
 def test_dreamidentity_without_its_base(parts: Path, tmp_path: Path) -> None:
     pipe: Any = assemble(parts / "base", encoder("mini"), default_steps=2, default_pag=0.7, world="sitters")
+    lora = copy.deepcopy(pipe.unet)
+    add_lora(lora, 2)
+    pipe.register_modules(detailer=FaceDetailer.of(lora, 2.2, 0.6))
     pipe.save_pretrained(tmp_path / "whole")
     pipe.set_progress_bar_config(disable=True)
     slim = tmp_path / "slim"
@@ -125,9 +130,10 @@ def test_dreamidentity_without_its_base(parts: Path, tmp_path: Path) -> None:
     assert sum(sizes.values()) < 0.1 * sum(f.stat().st_size for f in (tmp_path / "whole" / "encoder").rglob("*.saf*"))
     loaded = load_model(str(slim), device="cpu")
     assert (loaded.pipe.config.default_pag, loaded.world) == (0.7, "sitters")
+    assert (loaded.pipe.detailer.config.zoom, loaded.pipe.default_face_detail) == (2.2, 0.6), "the base's"
     pictures = [
         made("S* as a wizard", identity=made.enroll(noise_face(0)), output_type="np", pag_scale=0.0,
-             generator=torch.Generator().manual_seed(0)).images
+             face_detail=0.0, generator=torch.Generator().manual_seed(0)).images
         for made in (loaded.pipe, pipe)
     ]  # fmt: skip
     assert np.abs(pictures[0] - pictures[1]).max() < 5e-2  # half precision

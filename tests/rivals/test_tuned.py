@@ -17,6 +17,7 @@ from limner.cli.main import main
 from limner.errors import ConfigError, CorruptData, FaceError, PromptError, TrainingDiverged, WeightsMismatch
 from limner.methods import tuning
 from limner.methods.tuning import TuningSettings, place_faces
+from limner.pipelines.dreamidentity import base_parts
 from limner.pipelines.memory import encode
 from limner.pipelines.regions import group
 from limner.pipelines.tuned import TUNED, over_base
@@ -202,6 +203,30 @@ def test_what_cannot_be_learnt_or_painted(parts: Path, tmp_path: Path) -> None:
         over_base("faceclip", parts / "base")
 
 
+@pytest.mark.parametrize("method", TUNED)
+def test_learnt_over_what_the_painter_was_distilled_from(method: str, parts: Path, tmp_path: Path) -> None:
+    student = save_base("mini", tmp_path / "student")
+    unet = base_parts(student)[1]
+    with torch.no_grad():
+        unet.conv_out.weight.neg_()
+    unet.save_pretrained(student / "unet")
+    teacher = pipeline(method, parts / "base", tmp_path, prior_weight=0.0)
+    painter = pipeline(method, student, tmp_path, prior_weight=0.0)
+    wanted, alone = teacher.enroll(noise_face(0)), painter.enroll(noise_face(0))
+    painter.learn_over(parts / "base")
+    before = digest(painter.unet, painter.teacher)
+    found = painter.enroll(noise_face(0))
+    assert digest(painter.unet, painter.teacher) == before
+    learnt = [k for k in found.tensors if k != "probe"]
+    assert all(torch.equal(found.tensors[k], wanted.tensors[k]) for k in learnt)
+    assert not all(torch.equal(found.tensors[k], alone.tensors[k]) for k in learnt)
+    assert np.isfinite(paint(painter, found)).all()
+    with pytest.raises(WeightsMismatch, match="enrolled with other weights"):
+        paint(teacher, found)
+    with pytest.raises(WeightsMismatch, match="is not the one"):
+        painter.learn_over(save_base("sd21", tmp_path / "other"))
+
+
 def test_a_damaged_checkpoint(parts: Path, tmp_path: Path) -> None:
     pipe = pipeline("textual-inversion", parts / "base", tmp_path, checkpoint_every=1)
     lesson = tuning.Lesson.loss
@@ -259,6 +284,11 @@ def test_the_commands(parts: Path, tmp_path: Path, capsys: Any) -> None:
     )
     who = ("--method", "textual-inversion", "--model", parts / "base")
     assert run("enroll", *who, "--recipe", recipe, "--face", photo, "--out", me) == 0
+    assert "learning the person" in capsys.readouterr().err
+    other = ("enroll", *who, "--recipe", recipe, "--face", photo, "--out", tmp_path / "other.safetensors")
+    assert run(*other, "--teacher", tmp_path / "nowhere", "--json") != 0
+    assert "nowhere" in capsys.readouterr().err
+    assert run(*other, "--teacher", parts / "base") == 0
     assert "learning the person" in capsys.readouterr().err
     assert run("generate", *who, "--face", photo, "-p", "a wizard", "--out", tmp_path / "none") != 0
     said = capsys.readouterr().err

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_tasks import UNET, Make, assert_learns, metrics_of
 
+from limner.diffusion.lora import FaceDetailer
 from limner.errors import ConfigError
 from limner.pipelines.loading import load_model
 from limner.training.dice import Dice
@@ -115,3 +116,27 @@ def test_distillation_resumes_with_the_same_bits(data: dict[str, Any], teacher: 
         )
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_a_lora_that_goes_on_with_pictures_under_noise(make: Make, teacher: dict[str, Any], tmp_path: Path) -> None:
+    task = make("distillation", **teacher, rank=2, zoom=2.2, reach=0.6, doubt=float("inf"))
+    before = {k: v.clone() for k, v in task.unet.state_dict().items() if "lora" not in k}
+    batch = task.source().batch(np.arange(8), 0)
+    attempt = task._attempt(task.model, batch, Dice(0, 0, range(8)))
+    assert attempt.t.max() < 600
+    assert_learns(task)
+    assert all(torch.equal(v, before[k]) for k, v in task.unet.state_dict().items() if "lora" not in k)
+    assert np.asarray(task.sheet()).std() > 0
+    task.export(tmp_path / "lora")
+    told = task.conditioner.encoder.encode(None, ["a person"])
+    given = (torch.randn(1, 16, 4, 4), torch.tensor([100]), told.tokens)
+    added = {"added_cond_kwargs": {"text_embeds": told.pooled, "time_ids": torch.zeros(1, 6)}}
+    with torch.no_grad():
+        ours, plain = task.unet(*given, **added).sample, task.teacher(*given, **added).sample
+        detailer = FaceDetailer.from_pretrained(tmp_path / "lora")
+        assert (detailer.config.zoom, detailer.config.strength) == (2.2, 0.6)
+        with detailer.merged(task.teacher):
+            theirs = task.teacher(*given, **added).sample
+        assert torch.equal(task.teacher(*given, **added).sample, plain)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert not torch.allclose(ours, plain, atol=1e-5)

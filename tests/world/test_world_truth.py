@@ -97,6 +97,8 @@ def test_slices_are_what_they_say(name: str, same) -> None:
         assert SLICES[name].tones[0] <= sitter.skin <= SLICES[name].tones[1]
     if name == "small":
         assert (y1 - y0) / 64 < 0.3
+    if name == "close":
+        assert (y1 - y0) / 64 > 0.6
     if name == "occluded":
         assert not sample["visible"].all()
     if name == "low_light":

@@ -42,6 +42,10 @@ def enroll(
         Path | None,
         typer.Option(help="How a method that tunes learns the person: a YAML file such as those in recipes/rivals."),
     ] = None,
+    teacher: Annotated[
+        str,
+        typer.Option(help="For a method that tunes: the base that the model was distilled from, to learn over."),
+    ] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     device: Device = "auto",
     dtype: DType = "auto",
@@ -67,8 +71,8 @@ def enroll(
         memory_mode(memory)
     place = Place(device, dtype, accept_license, memory, keep_encoder=True)
     loaded = open_model_for(method, model, place, learns=True)
-    if recipe is not None:
-        set_tuning(loaded, recipe)
+    if recipe is not None or teacher:
+        set_tuning(loaded, recipe, teacher)
     make_folder(out.parent)  # before anybody is learnt, which may take a while
     start = time.perf_counter()
     finder = face_finder(detector, accept_license)

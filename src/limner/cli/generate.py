@@ -90,6 +90,10 @@ def generate(
         float | None,
         typer.Option(help="How far the face is pulled towards the person while painting; 0 not; default: the model's."),
     ] = None,
+    face_detail: Annotated[
+        float | None,
+        typer.Option(help="How much of every face is painted anew, larger, in the end; 0 to 1; default: the model's."),
+    ] = None,
     model: ModelName = None,
     method: MethodName = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; default: the model's.")] = None,
@@ -164,7 +168,7 @@ def generate(
         seed, choose, detector, gaze_weights,
         {
             "strength": strength, "guidance_scale": guidance, "guidance_rescale": guidance_rescale,
-            "pag_scale": pag, "face_guidance": face_guidance, "steps": steps,
+            "pag_scale": pag, "face_guidance": face_guidance, "face_detail": face_detail, "steps": steps,
             "scheduler": scheduler, "batch": batch, "watermark": watermark, "rescue": rescue,
             "rescue_strength": rescue_strength, "gaze": gaze, **sides,
         },

@@ -86,14 +86,20 @@ def default_model(method: str) -> str:
     return found
 
 
-def set_tuning(model: Model, recipe: Path) -> None:
-    """Has a method that tunes learn people as a recipe says.
+def set_tuning(model: Model, recipe: Path | None, teacher: str) -> None:
+    """Has a method that tunes learn people as a recipe says, and over another base than it paints with.
 
     Raises:
         ConfigError: a model whose method does not tune, or a recipe that does not fit.
+        WeightsUnavailable, WeightsMismatch, CorruptData: no such teacher, or not this model's.
     """
     from limner.methods.tuning import TuningSettings
 
     if not hasattr(model.pipe, "tuning"):
-        raise ConfigError(f"--recipe says how a person is learnt; {model.pipe.method.name} enrols without learning.")
-    model.pipe.tuning = TuningSettings.load(recipe)
+        raise ConfigError(
+            f"--recipe and --teacher say how a person is learnt; {model.pipe.method.name} enrols without learning."
+        )
+    if recipe is not None:
+        model.pipe.tuning = TuningSettings.load(recipe)
+    if teacher:
+        model.pipe.learn_over(teacher)

@@ -95,7 +95,8 @@ class ModelPainter:
         """See `Painter.load`.
 
         Raises:
-            ConfigError: settings of a tuning, for a method that does not tune.
+            ConfigError: settings or teacher of a tuning, for a method that does not tune.
+            WeightsUnavailable, WeightsMismatch, CorruptData: no such teacher, or not this model's.
             OutputConflict: the model's weights are not the expected ones.
         """
         self.model = self._open(self.spec.model, self.spec.method)
@@ -104,13 +105,15 @@ class ModelPainter:
                 f"{self.spec.model} was loaded with other weights than it had when the benchmark began.",
                 "Run it again.",
             )
-        if self.spec.tuning:
+        if self.spec.tuning or self.spec.teacher:
             pipe: Any = self.model.pipe
             if not hasattr(pipe, "tuning"):
                 raise ConfigError(f"{self.spec.name} has `tuning`, but {self.spec.model} enrols without it.")
             from limner.methods.tuning import TuningSettings
 
-            pipe.tuning = TuningSettings.load(self.spec.tuning)
+            pipe.tuning = TuningSettings.load(self.spec.tuning) if self.spec.tuning else None
+            if self.spec.teacher:
+                pipe.learn_over(self.spec.teacher)
 
     def enroll(self, person: Person) -> Enrolled:
         """See `Painter.enroll`; the identity is rounded as `limner enroll` does."""
@@ -134,6 +137,7 @@ class ModelPainter:
             "pag_scale": self.spec.pag,
             "scheduler": self.spec.scheduler,
             "face_guidance": self.spec.face_guidance,
+            "face_detail": self.spec.face_detail,
         }
         dials = default_dials(self.model, strength=wish.strength, guidance_scale=wish.guidance, **own)
         said = [prompt.replace(SUBJECT, self.spec.subject) for prompt in wish.prompts]

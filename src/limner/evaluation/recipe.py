@@ -74,9 +74,10 @@ class MethodSpec(Config):
         model: a name that `limner models` lists, or a folder.
         method: a method that tunes, to paint by over the model's base; empty for the model's own.
         tuning: YAML file with its settings.
+        teacher: base over which such a method learns, where the model's own was distilled from it.
         subject: what prompts call the person.
         identity: false paints the prompt alone.
-        strength, guidance, pag, face_guidance, steps, scheduler: dials; None is the model's own.
+        strength, guidance, pag, face_guidance, face_detail, steps, scheduler: dials; None is the model's own.
         people: only so many, the first ones; 0 for all.
         images: folder with pictures made elsewhere and a manifest.jsonl, instead of a model.
     """
@@ -85,12 +86,14 @@ class MethodSpec(Config):
     model: str = ""
     method: str = ""
     tuning: str = ""
+    teacher: str = ""
     subject: str = SUBJECT
     identity: bool = True
     strength: float = 1.0
     guidance: float | None = None
     pag: float | None = None
     face_guidance: float | None = None
+    face_detail: float | None = None
     steps: int | None = None
     scheduler: str | None = None
     people: int = 0
@@ -105,6 +108,7 @@ class MethodSpec(Config):
         self.check(self.guidance is None or self.guidance >= 0, "guidance", "0 or more")
         self.check(self.pag is None or self.pag >= 0, "pag", "0 or more")
         self.check(self.face_guidance is None or self.face_guidance >= 0, "face_guidance", "0 or more")
+        self.check(self.face_detail is None or 0 <= self.face_detail <= 1, "face_detail", "0 to 1")
         self.check(self.steps is None or self.steps >= 1, "steps", "1 or more")
         known = self.scheduler is None or self.scheduler in SCHEDULERS
         self.check(known, "scheduler", ", ".join(SCHEDULERS))

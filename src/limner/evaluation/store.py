@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from limner.errors import CorruptData, OutputConflict, StorageError, UnreadableImage
-from limner.evaluation.recipe import Benchmark
+from limner.evaluation.recipe import Benchmark, MethodSpec
 from limner.registry import file_sha256
 from limner.types import Identity, write_atomic
 
@@ -71,16 +71,16 @@ class Store:
                 f"{self.out} is not empty and holds no benchmark.", "Choose another folder with --out."
             )
         make_folder(self.out)
-        known = _read(self.out / "methods.json") or {}
+        known = {n: MethodSpec.from_dict(m) for n, m in (_read(self.out / "methods.json") or {}).items()}
         for method in benchmark.methods:
-            if known.setdefault(method.name, method.to_dict()) != method.to_dict():
+            if known.setdefault(method.name, method) != method:
                 raise OutputConflict(
                     f"{self.out} holds pictures of another method called {method.name!r}.",
                     "Give it another name, or choose another folder with --out.",
                 )
         import yaml
 
-        write_atomic(self.out / "methods.json", json.dumps(known).encode())
+        write_atomic(self.out / "methods.json", json.dumps({n: m.to_dict() for n, m in known.items()}).encode())
         write_atomic(path, yaml.safe_dump(benchmark.to_dict(), sort_keys=False).encode())
 
     def facts(self, cell: Cell) -> dict[str, Any] | None:

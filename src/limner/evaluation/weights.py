@@ -11,7 +11,7 @@ from limner.evaluation.recipe import MethodSpec
 from limner.evaluation.scorers import Judges
 from limner.registry import file_sha256
 
-DIALS, TUNING = "dials", "tuning"
+DIALS, TUNING, TEACHER = "dials", "tuning", "teacher"
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Weights:
     """What one method paints with.
 
     Attributes:
-        digests: sha256 by component, as `Model.weights` has them, of the model's recommended dials, and of the
-            file with the tuning's settings.
+        digests: sha256 by component, as `Model.weights` has them, of the model's recommended dials, of the file with
+            the tuning's settings, and of the teacher's UNet.
         files: sha256 of every file of weights.
     """
 
@@ -35,7 +35,7 @@ def weights_of(methods: Sequence[MethodSpec]) -> dict[str, Weights]:
         ConfigError: an unknown model, or a tuning file that is not there.
         WeightsUnavailable, CorruptData: as `limner.pipelines.loading.locate`.
     """
-    from limner.pipelines.loading import INDEX, file_digests, joined_digest, locate
+    from limner.pipelines.loading import INDEX, file_digests, joined_digest, locate, locate_base
 
     hashed: dict[tuple[str, str], dict[str, list[str]]] = {}
     found = {}
@@ -53,6 +53,8 @@ def weights_of(methods: Sequence[MethodSpec]) -> dict[str, Weights]:
             if not Path(spec.tuning).is_file():
                 raise ConfigError(f"The tuning of {spec.name} is {spec.tuning}, which is no file.")
             digests[TUNING] = file_sha256(spec.tuning)
+        if spec.teacher:
+            digests[TEACHER] = joined_digest(file_digests(locate_base(spec.teacher)).get("unet", []))
         found[spec.name] = Weights(digests, frozenset(d for files in hashed[key].values() for d in files))
     return found
 

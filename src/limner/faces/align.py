@@ -187,16 +187,22 @@ def put_back(image: np.ndarray, patch: np.ndarray, matrix: np.ndarray, *, feathe
     return result
 
 
-def head_matrix(box: tuple[float, float, float, float], landmarks: np.ndarray | None, size: int) -> np.ndarray:
+def head_matrix(
+    box: tuple[float, float, float, float], landmarks: np.ndarray | None, size: int, zoom: float = 1.0
+) -> np.ndarray:
     """The 2 × 3 transform from source pixels to an upright crop of the whole head, `size` pixels a side.
 
     Args:
         box, landmarks: of a face; without landmarks the crop is placed by the box.
+        zoom: how many times larger the head is than usual, in the same middle.
     """
     if landmarks is not None:
-        return similarity(landmarks, head_template(size))
-    matrix = box_similarity(box, size, HEAD_ZOOM)
-    matrix[1, 2] += _HEAD_SHIFT * size
+        matrix = similarity(landmarks, head_template(size))
+    else:
+        matrix = box_similarity(box, size, HEAD_ZOOM)
+        matrix[1, 2] += _HEAD_SHIFT * size
+    matrix *= zoom
+    matrix[:, 2] += (1 - zoom) * size / 2
     return matrix
 
 

@@ -81,7 +81,7 @@ class E4T(Tuned):
             return Steering()
         offsets = {k.removeprefix("offset."): v for k, v in person.items() if k.startswith("offset.")}
         try:
-            changes = offset_changes(self.studio.unet, offsets)
+            changes = offset_changes(self.unet, offsets)
         except (KeyError, RuntimeError) as e:
             raise WeightsMismatch(f"The identity's offsets do not fit this UNet ({e}).", "Enrol the face again.") from e
         return Steering(change={k: strength * v for k, v in changes.items()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -24,6 +24,7 @@ class Tuned(Rival):
         encoder, zero_empty, model: see `Rival`.
         studio: UNet, autoencoder and what else tuning needs.
         settings: None takes the method's own.
+        unet: paints what was learnt; None is the studio's. Another one reads the same tokens and was distilled from it.
     """
 
     defaults: ClassVar[TuningSettings] = TuningSettings()
@@ -34,11 +35,13 @@ class Tuned(Rival):
         studio: Studio,
         settings: TuningSettings | None = None,
         *,
+        unet: Any = None,
         zero_empty: bool = False,
         model: str = "",
     ) -> None:
         super().__init__(encoder, zero_empty=zero_empty, model=model)
         self.studio, self.settings = studio, settings or self.defaults
+        self.unet = studio.unet if unet is None else unet
 
     def enroll(self, faces: Sequence[Face]) -> Identity:
         """Learns the person; shows progress. The same faces and settings always give the same identity on the same
@@ -56,7 +59,8 @@ class Tuned(Rival):
         shots = shoot(self.studio, images, self.settings)
         lesson = Lesson(self.studio, self.encoder.towers, shots, self.settings)
         cache = self.studio.cache and self.studio.cache / "tuning"
-        checkpoint = checkpoint_path(cache, self.name, self.version, self.settings, self.probe(), images)
+        learner = [] if self.studio.unet is self.unet else [probe_unet(self.studio.unet, self.encoder.towers)]
+        checkpoint = checkpoint_path(cache, self.name, self.version, self.settings, self.probe(), *learner, images)
         tensors = self.learn(lesson, images, checkpoint)
         return self.made(tensors, faces, tuning=self.settings.to_dict())
 
@@ -70,7 +74,7 @@ class Tuned(Rival):
         """What is kept of the person in aligned faces (R, 3, 448, 448)."""
 
     def probe(self) -> Tensor:
-        return probe_unet(self.studio.unet, self.encoder.towers)
+        return probe_unet(self.unet, self.encoder.towers)
 
     def neutral(self, count: int) -> list[Tensor]:
         """(count, width) float32 for each tower: "person", `count` times."""

@@ -92,7 +92,7 @@ class Studio:
     """What tuning needs besides text towers.
 
     Attributes:
-        unet, vae: of the base; left as they were.
+        unet, vae: of the base that learns; left as they were.
         schedule: of the noise.
         size: side of the square pictures in pixels.
         painter: (sentence, seeds) → latents (N, C, h, w) of pictures of it, by the base alone.

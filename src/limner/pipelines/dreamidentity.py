@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DCondi
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import nn
 
+from limner.diffusion.lora import FaceDetailer
 from limner.encoders.autoencoder import PatchAutoencoder
 from limner.encoders.dreamidentity import FaceWordsEncoder
 from limner.encoders.m2id import M2IDEncoder
@@ -40,12 +41,13 @@ class DreamIdentityPipeline(WordsPipeline):
         world: `sitters` if the model only knows Limner's synthetic people; empty otherwise.
         controlnet: steers the eyes to a place (`limner.pipelines.gaze`); None where nobody asks for one.
         force_zeros_for_empty_prompt: as in diffusers: an empty negative prompt is zeros.
+        detailer: as in `FaceCLIPPipeline`; of the base.
     """
 
     encoder: FaceWordsEncoder
     model_cpu_offload_seq: Any = "encoder->unet->vae"
     _offloaded_whole = ("encoder",)
-    _optional_components = ["controlnet"]  # noqa: RUF012 (diffusers' way)
+    _optional_components = ["controlnet", "detailer"]  # noqa: RUF012 (diffusers' way)
 
     def __init__(
         self,
@@ -60,9 +62,13 @@ class DreamIdentityPipeline(WordsPipeline):
         force_zeros_for_empty_prompt: bool = False,
         controlnet: ControlNetModel | None = None,
         default_pag: float = 0.0,
+        detailer: FaceDetailer | None = None,
     ) -> None:
         super().__init__(
-            components={"vae": vae, "unet": unet, "scheduler": scheduler, "encoder": encoder, "controlnet": controlnet},
+            components={
+                "vae": vae, "unet": unet, "scheduler": scheduler, "encoder": encoder, "controlnet": controlnet,
+                "detailer": detailer,
+            },
             facts={
                 "default_steps": default_steps, "default_guidance": default_guidance, "same_person": same_person,
                 "world": world, "force_zeros_for_empty_prompt": force_zeros_for_empty_prompt,
@@ -141,6 +147,23 @@ def base_parts(base: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any
     # ModelMixin.to would warn of modules kept in float32, of which there are none.
     vae, unet = (nn.Module.to(model, dtype).eval() for model in (vae, unet))
     return vae, unet, DDIMScheduler.from_config({**config, "clip_sample": False})
+
+
+def base_detailer(base: Path, dtype: torch.dtype = torch.float32) -> FaceDetailer | None:
+    """The face detailer of a base, or of the one that a slim folder names; None where it has none.
+
+    Raises:
+        CorruptData: damaged.
+    """
+    from limner.pipelines.loading import named_base
+
+    folder = (named_base(base) or base) / "detailer"
+    if not (folder / FaceDetailer.config_name).is_file():
+        return None
+    try:
+        return nn.Module.to(FaceDetailer.from_pretrained(folder, local_files_only=True), dtype).eval()
+    except (OSError, ValueError, RuntimeError) as e:
+        raise CorruptData(f"The face detailer in {folder} cannot be loaded ({type(e).__name__}: {e}).") from e
 
 
 def zeros_for_empty(base: Path, towers: WordTowers) -> bool:

@@ -11,17 +11,18 @@ The cosine that is pulled up measures nothing afterwards: only recognisers that 
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 from limner.data.crops import align_faces
 from limner.diffusion.schedule import NoiseSchedule
 from limner.errors import ConfigError
-from limner.faces import FaceDetector, make_detector
+from limner.faces import FaceDetector
+from limner.pipelines.painted_faces import Box, detector_for, painted_faces, people
 from limner.types import Conditioning
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ LENGTH = 0.06
 
 
 class _Target(NamedTuple):
-    box: tuple[float, float, float, float]
+    box: Box
     faces: torch.Tensor  # (pictures, D); their length is the weight
 
 
@@ -69,7 +70,7 @@ def face_guided(
                 "Paint without it (--face-guidance 0), or with --memory plain.",
             )
     schedule = NoiseSchedule.of(pipe.scheduler.config)
-    detector = _detector(pipe.config.world)
+    detector = detector_for(pipe.config.world)
 
     def leave(_unet: Any, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
         noisy, t = (given[i] if len(given) > i else named[n] for i, n in enumerate(("sample", "timestep")))
@@ -110,9 +111,12 @@ def _pulled(
             decoded = pipe.vae.decode((latents / pipe.vae.config.scaling_factor).to(pipe.vae.dtype)).sample
             pictures = decoded.float() / 2 + 0.5
             if moved is clean:
-                rows, marks, wanted = _seen(detector, pictures.detach(), targets)
-                if not rows:
+                seen = painted_faces(detector, pictures, [target.box for target in targets])
+                if not seen:
                     return clean
+                rows = [s.row for s in seen]
+                marks = torch.from_numpy(np.stack([s.landmarks for s in seen])).float().to(pictures.device)
+                wanted = torch.stack([targets[s.person].faces[s.row] for s in seen]).clone()
             errors = torch.tensor(jitter, device=clean.device).expand(len(rows), 4)
             crops = align_faces(pictures[rows], marks, network.config.image_size, errors).clamp(0, 1)
             vectors = F.normalize(network(crops.to(next(network.parameters()).dtype)).class_token.float(), dim=1)
@@ -125,37 +129,10 @@ def _pulled(
         return moved
 
 
-def _seen(
-    detector: FaceDetector, pictures: torch.Tensor, targets: list[_Target]
-) -> tuple[list[int], torch.Tensor, torch.Tensor]:
-    """Of every person in every picture whose face is found there: row, landmarks (·,5,2), vector (·,D)."""
-    rows, marks, wanted = [], [], []
-    height, width = pictures.shape[2:]
-    pixels = (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    for row, picture in enumerate(pixels):
-        known = [f for f in detector.scan(picture) if f.landmarks is not None]
-        for (x0, y0, x1, y1), faces in targets:
-            near = [f for f in known if x0 <= f.center[0] / width < x1 and y0 <= f.center[1] / height < y1]
-            if near:
-                rows.append(row)
-                largest: Any = max(near, key=lambda f: f.area).landmarks
-                marks.append(torch.from_numpy(largest).float())
-                wanted.append(faces[row])
-    if not rows:
-        return rows, pictures.new_zeros(0, 5, 2), pictures.new_zeros(0, 0)
-    return rows, torch.stack(marks).to(pictures.device), torch.stack(wanted).clone()
-
-
 def _targets(conditioning: Conditioning, pictures: int, device: torch.device) -> list[_Target]:
     """Who is to be where, one row a picture."""
-    everybody = [((0.0, 0.0, 1.0, 1.0), conditioning), *conditioning.regions]
     return [
         _Target(box, told.face.float().to(device).repeat_interleave(pictures // len(told.face), dim=0))
-        for box, told in everybody
+        for box, told in people(conditioning)
         if told.face is not None
     ]
-
-
-@functools.cache
-def _detector(world: str) -> FaceDetector:
-    return make_detector("mini" if world == "sitters" else "auto")

@@ -12,6 +12,7 @@ from typing import Any
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
+from limner.diffusion.lora import FaceDetailer
 from limner.encoders.autoencoder import PatchAutoencoder
 from limner.encoders.face_vit import FaceViT
 from limner.encoders.faceclip import FaceCLIPEncoder
@@ -35,12 +36,14 @@ class FaceCLIPPipeline(PortraitPipeline):
             None where that was not measured: no reference is then left out.
         world: `sitters` if the model only knows Limner's synthetic people; empty otherwise.
         controlnet: steers the eyes to a place (`limner.pipelines.gaze`); None where nobody asks for one.
+        detailer: what the UNet knows besides of heads that fill the picture; its faces are then painted once more so
+            (`limner.pipelines.face_detail`).
     """
 
     encoder: FaceCLIPEncoder
     model_cpu_offload_seq: Any = "encoder->unet->vae"
     _offloaded_whole = ("encoder",)
-    _optional_components = ["controlnet"]  # noqa: RUF012 (diffusers' way)
+    _optional_components = ["controlnet", "detailer"]  # noqa: RUF012 (diffusers' way)
 
     def __init__(
         self,
@@ -55,9 +58,13 @@ class FaceCLIPPipeline(PortraitPipeline):
         same_person: float | None = None,
         world: str = "",
         controlnet: ControlNetModel | None = None,
+        detailer: FaceDetailer | None = None,
     ) -> None:
         super().__init__(
-            components={"vae": vae, "unet": unet, "scheduler": scheduler, "encoder": encoder, "controlnet": controlnet},
+            components={
+                "vae": vae, "unet": unet, "scheduler": scheduler, "encoder": encoder, "controlnet": controlnet,
+                "detailer": detailer,
+            },
             facts={
                 "default_steps": default_steps, "default_guidance": default_guidance,
                 "default_pag": default_pag, "default_face_guidance": default_face_guidance,

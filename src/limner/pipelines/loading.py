@@ -198,6 +198,13 @@ def locate(model: str, *, accept_license: bool = False, method: str = "") -> tup
     return spec, spec_folder(spec, accept_license=accept_license)
 
 
+def locate_base(base: str) -> Path:
+    """The folder of a base or a model, by path (whether it is whole, `limner.pipelines.dreamidentity.base_parts` says),
+    or by name as `locate` has it, with its errors."""
+    folder = Path(base)
+    return folder if folder.is_dir() else locate(base)[1]
+
+
 def spec_folder(spec: ModelSpec, *, accept_license: bool = False) -> Path:
     """The folder of a registered model's weights; fetches and converts where that is needed and possible.
 

@@ -16,10 +16,11 @@ import numpy as np
 from limner.config import Config
 from limner.faces import FaceFinder
 from limner.methods.base import demand_guidance
+from limner.pipelines.face_detail import demand_plain
 from limner.pipelines.gaze import gaze_image, parse_gaze
 from limner.pipelines.regions import group_facts
 from limner.pipelines.rescue import MODES as RESCUES
-from limner.pipelines.rescue import Plan, demand_rescuable, rescue
+from limner.pipelines.rescue import Plan, rescue
 from limner.types import Conditioning, Identity, Portrait
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ class Dials(Config):
         pag_scale: weight of perturbed-attention guidance (`limner.pipelines.perturbed`); 0 is none. Faces that are
             painted again are painted without.
         face_guidance: how far the face is pulled towards the person (`limner.pipelines.face_guidance`); 0 is not at
-            all. Faces that are painted again are painted without.
+            all.
+        face_detail: how much of every face is painted anew, larger, when the picture is done
+            (`limner.pipelines.face_detail`), up to 1; 0 is nothing.
     """
 
     steps: int
@@ -68,6 +71,7 @@ class Dials(Config):
     gaze: str = ""
     pag_scale: float = 0.0
     face_guidance: float = 0.0
+    face_detail: float = 0.0
 
     def validate(self) -> None:
         self.check(1 <= self.steps <= 1000, "steps", "1 to 1000")
@@ -75,6 +79,7 @@ class Dials(Config):
         self.check(0 <= self.guidance_rescale <= 1, "guidance_rescale", "0 to 1")
         self.check(0 <= self.pag_scale <= 10, "pag_scale", "0 (none) to 10")
         self.check(0 <= self.face_guidance <= 10, "face_guidance", "0 (none) to 10")
+        self.check(0 <= self.face_detail <= 1, "face_detail", "0 (nothing) to 1 (all of a face anew)")
         self.check(0 <= self.strength <= 1, "strength", "0 (nobody in particular) to 1 (as trained)")
         for name in ("width", "height"):
             self.check(getattr(self, name) > 0 and getattr(self, name) % 8 == 0, name, "positive multiples of 8")
@@ -92,17 +97,20 @@ class Dials(Config):
 
 
 def default_dials(model: Model, **changes: Any) -> Dials:
-    """What the model recommends, or the few-step LoRA in it, with every change that is not None; no face guidance where
-    the model's memory mode sends parts away that it needs."""
+    """What the model recommends, or the few-step LoRA in it, with every change that is not None; no face guidance and
+    no face detail where the model's memory mode sends parts away or rounds weights, and no face detail where the eyes
+    have a place."""
     from limner.pipelines.memory import memory_mode
     from limner.pipelines.schedulers import scheduler_name
 
     pipe, mode = model.pipe, memory_mode(model.memory)
+    together = not mode.free_encoders and mode.offload == "none"
     values = {
         "steps": pipe.config.default_steps,
         "guidance_scale": float(pipe.config.default_guidance),
         "pag_scale": pipe.default_pag,
-        "face_guidance": 0.0 if mode.free_encoders or mode.offload != "none" else pipe.default_face_guidance,
+        "face_guidance": pipe.default_face_guidance if together else 0.0,
+        "face_detail": pipe.default_face_detail if together and not changes.get("gaze") else 0.0,
         "strength": 1.0,
         "width": pipe.default_size[1],
         "height": pipe.default_size[0],
@@ -158,7 +166,7 @@ def paint(
         made = ready and ready[prompt]
         conditioning = made or model.pipe.condition(prompt, identity, negative_prompt, dials.strength)
         if dials.rescue != "never":
-            demand_rescuable(model.pipe, conditioning)
+            demand_plain(model.pipe, conditioning)
         placed = conditioning
         if dials.gaze:
             place = gaze_image(parse_gaze(dials.gaze), dials.height, dials.width)
@@ -237,6 +245,7 @@ def paint_batch(
         guidance_rescale=dials.guidance_rescale,
         pag_scale=dials.pag_scale,
         face_guidance=dials.face_guidance,
+        face_detail=dials.face_detail,
         height=dials.height,
         width=dials.width,
         callback_on_step_end=after_step,

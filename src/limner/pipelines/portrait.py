@@ -24,6 +24,7 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 from limner.errors import ConfigError, PromptError, WeightsMismatch
 from limner.faces import FaceEmbedder, ImageSource
 from limner.methods.base import Method, demand_guidance
+from limner.pipelines.face_detail import demand_plain, with_face_detail
 from limner.pipelines.face_guidance import face_guided
 from limner.pipelines.gaze import Gaze, gaze_image, parse_gaze, steered
 from limner.pipelines.people import as_sources, gather_references
@@ -53,6 +54,7 @@ class PortraitPipeline(StableDiffusionXLPipeline):
     feature_extractor: Any = None
     watermark: Any = None
     controlnet: Any = None
+    detailer: Any = None
     config: Any
     vae: Any
     unet: Any
@@ -109,6 +111,11 @@ class PortraitPipeline(StableDiffusionXLPipeline):
     def default_face_guidance(self) -> float:
         """The weight of face guidance that the model is recommended to be sampled with."""
         return float(self.config.get("default_face_guidance", 0.0))
+
+    @property
+    def default_face_detail(self) -> float:
+        """How much of a face the model is recommended to paint anew, larger, when a picture is done."""
+        return 0.0 if self.detailer is None else float(self.detailer.config.strength)
 
     def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
         """As in diffusers, layer by layer; but the method's own models, which read parameters across layers, go to the
@@ -168,6 +175,7 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         gaze: Gaze | str | None = None,
         pag_scale: float | None = None,
         face_guidance: float | None = None,
+        face_detail: float | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
@@ -199,6 +207,9 @@ class PortraitPipeline(StableDiffusionXLPipeline):
                 UNet works half as much again. Default: what the model's own configuration recommends.
             face_guidance: how far the face is pulled towards the person (`limner.pipelines.face_guidance`); 0 is not at
                 all. Default: what the model's own configuration recommends.
+            face_detail: how much of every face is painted anew, larger, when the picture is done
+                (`limner.pipelines.face_detail`), up to 1; 0 is nothing. Latents are given back without. Default: what
+                the model's own configuration recommends, and nothing where the eyes have a place.
             height, width: in pixels, multiples of 8; default: what the UNet was trained at.
             num_inference_steps, guidance_scale: default: what the model's own configuration recommends.
             num_images_per_prompt: N; B·N pictures come out, those of one prompt side by side.
@@ -224,6 +235,9 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         towards = self.default_face_guidance if face_guidance is None else face_guidance
         if towards and self.face_network is None:
             raise ConfigError(f"{type(self).__name__} has no face encoder to guide by; face_guidance must be 0.")
+        detail = self.default_face_detail if face_detail is None else face_detail
+        if not 0 <= detail <= 1:
+            raise ConfigError(f"face_detail is {detail!r}; allowed: 0 (nothing) to 1 (all of a face anew).")
         self._check_source(prompt, face, identity, conditioning, negative_prompt, strength)
         demand_guidance(negative_prompt, guidance)
         self._check_size(height, width)
@@ -242,6 +256,10 @@ class PortraitPipeline(StableDiffusionXLPipeline):
             conditioning = dataclasses.replace(conditioning, control_image=place)
         for part in (conditioning, *(c for _, c in conditioning.regions)):
             self._check_conditioning(part, guidance)
+        if output_type == "latent" or (face_detail is None and conditioning.control_image is not None):
+            detail = 0.0
+        if detail:
+            demand_plain(self, conditioning)
         for hook in self._whole_hooks:
             hook.offload()
         pictures = conditioning.prompt_embeds.shape[0] * num_images_per_prompt
@@ -255,7 +273,7 @@ class PortraitPipeline(StableDiffusionXLPipeline):
             perturbed(self.unet, pag, guidance, default_layers(self.unet)),
             face_guided(self, conditioning, towards, guidance, pictures),
         ):
-            return super().__call__(
+            (images,) = super().__call__(
                 prompt_embeds=told.prompt_embeds,
                 pooled_prompt_embeds=told.pooled,
                 negative_prompt_embeds=told.negative_prompt_embeds,
@@ -268,12 +286,31 @@ class PortraitPipeline(StableDiffusionXLPipeline):
                 num_images_per_prompt=num_images_per_prompt,
                 generator=generator,
                 latents=latents,
-                output_type=output_type,
-                return_dict=return_dict,
+                output_type="pt" if detail else output_type,
+                return_dict=False,
                 callback_on_step_end=callback_on_step_end,
                 callback_on_step_end_tensor_inputs=list(callback_on_step_end_tensor_inputs),
                 **sampling,
             )
+
+        # 5. Paint every face once more, larger
+        if detail:
+            images = with_face_detail(
+                self,
+                images,
+                conditioning,
+                detail,
+                steps=steps,
+                guidance_scale=guidance,
+                guidance_rescale=sampling.get("guidance_rescale", 0.0),
+                face_guidance=towards,
+                generator=generator,
+            )
+            if output_type != "pt":
+                images = images.permute(0, 2, 3, 1).float().cpu().numpy()
+            if output_type == "pil":
+                images = self.image_processor.numpy_to_pil(images)
+        return StableDiffusionXLPipelineOutput(images=images) if return_dict else (images,)
 
     def encode_prompt(  # type: ignore[override]
         self,

@@ -1,24 +1,23 @@
 """Small-face rescue: a face that came out small is painted once more, larger, and laid back where it was.
 
-Denoisers paint small faces badly: a face of a few latents has no room for a person. So the head is cropped upright and
-enlarged to the size that the model was trained at, some noise is added, and diffusers' own image-to-image pipeline,
-over the same parts and under the same conditioning, removes it again. The result is shrunk and blended in with a soft
-border; outside of that every pixel stays as it is.
+What `limner.pipelines.face_detail` does to every face as a part of painting is done here to the small ones of large
+pictures, when it is asked for: with any detector, and with a record of what was done, so that it can be done again.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from limner.errors import ConfigError, CorruptData, NoFaceFound
 from limner.faces import DetectedFace, FaceFinder, put_back
 from limner.faces.align import head_matrix, invert, scale_of, transform, warp
+from limner.pipelines.face_detail import FEATHER, demand_plain, head_zoom, paint_heads, rows_of
 
 if TYPE_CHECKING:
     from limner.pipelines.portrait import PortraitPipeline
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 MODES = ("auto", "always", "never")
 AUTO_ENLARGES = 2.0
 """In the mode `auto`, faces that would be enlarged less than this are left alone; in `always`, less than once."""
-FEATHER = 0.2
-"""Width of the soft border in shares of the crop's side; the face fills its middle half."""
 _MOST_ENLARGED = 64.0
 
 
@@ -128,18 +125,22 @@ def rescue(
 
     Raises:
         ConfigError: an unknown mode, a strength outside (0, 1], a conditioning of several prompts, or one that
-            `demand_rescuable` refuses.
+            `demand_plain` refuses.
         WeightsUnavailable: the face detector that was asked for is not there.
     """
     demand_mode(mode, strength)
     if conditioning.prompt_embeds.shape[0] != 1:
         raise ConfigError(f"A picture has one prompt; got a conditioning of {conditioning.prompt_embeds.shape[0]}.")
     if mode != "never":
-        demand_rescuable(pipe, conditioning)
+        demand_plain(pipe, conditioning)
     pixels = np.asarray(image.convert("RGB"))
     side = min(pipe.default_size)
     if plan is None:
-        plan = Plan() if mode == "never" else make_plan(pixels, conditioning, mode, side, finder or FaceFinder())
+        plan = (
+            Plan()
+            if mode == "never"
+            else make_plan(pixels, conditioning, mode, side, finder or FaceFinder(), head_zoom(pipe))
+        )
     if not plan.faces:
         return Rescued(image, plan)
     for face in plan.faces:
@@ -147,17 +148,18 @@ def rescue(
             raise CorruptData(f"The record speaks of person {face.person}; there are {len(conditioning.regions)}.")
         told = conditioning.regions[face.person - 1][1] if face.person else conditioning
         matrix = np.array(face.matrix)
-        patch = _paint_larger(
+        noise = int(np.random.SeedSequence([seed, face.person]).generate_state(1, np.uint64)[0])
+        (head,) = paint_heads(
             pipe,
-            warp(pixels, matrix, side, extend=True),
-            told,
+            [warp(pixels, matrix, side, extend=True)],
+            rows_of(told, [0]),
             strength=strength,
             steps=pipe.config.default_steps if steps is None else steps,
             guidance_scale=pipe.config.default_guidance if guidance_scale is None else guidance_scale,
             guidance_rescale=guidance_rescale,
-            seed=int(np.random.SeedSequence([seed, face.person]).generate_state(1, np.uint64)[0]),
+            generator=torch.Generator("cpu").manual_seed(noise),
         )
-        pixels = put_back(pixels, patch, matrix, feather=FEATHER)
+        pixels = put_back(pixels, head, matrix, feather=FEATHER)
     from PIL import Image
 
     return Rescued(Image.fromarray(pixels), plan)
@@ -171,25 +173,9 @@ def demand_mode(mode: str, strength: float) -> None:
         raise ConfigError(f"The strength of a rescue is {strength!r}; allowed: over 0 (hardly changed) to 1 (anew).")
 
 
-def demand_rescuable(pipe: PortraitPipeline, conditioning: Conditioning) -> None:
-    """Raises ConfigError where embeddings alone do not say who is painted: image-to-image is told nothing else, and a
-    person who is also an adapter's tokens, changed weights or a photo would come out as somebody else."""
-    from limner.methods.steering import SteeredConditioning
-
-    beside = pipe.unet.config.in_channels != pipe.vae.config.latent_channels
-    for part in (conditioning, *(c for _, c in conditioning.regions)):
-        beside = beside or part.ip_adapter_image_embeds is not None
-        if isinstance(part, SteeredConditioning):
-            steering = part.steering
-            beside = beside or steering.adapter_scale != 0 or bool(steering.change) or steering.photo is not None
-    if beside:
-        raise ConfigError(
-            f"{pipe.method.name} tells the denoiser more of a person than a rescue can tell it once more.",
-            "Paint without --rescue.",
-        )
-
-
-def make_plan(pixels: np.ndarray, conditioning: Conditioning, mode: str, side: int, finder: FaceFinder) -> Plan:
+def make_plan(
+    pixels: np.ndarray, conditioning: Conditioning, mode: str, side: int, finder: FaceFinder, zoom: float = 1.0
+) -> Plan:
     """Looks for small faces.
 
     Args:
@@ -197,6 +183,7 @@ def make_plan(pixels: np.ndarray, conditioning: Conditioning, mode: str, side: i
         conditioning: tells how many people there are, and where.
         mode: `auto` or `always`.
         side: of the square that a head is enlarged to, in pixels.
+        zoom: how much more of that square a face fills than half of its width (`head_zoom`).
     """
     try:
         detected = finder.find(pixels).detected
@@ -212,7 +199,7 @@ def make_plan(pixels: np.ndarray, conditioning: Conditioning, mode: str, side: i
             said.append(f"Person {person}: no face was found; nothing was painted again.")
             continue
         chosen = max(theirs, key=lambda f: f.area)
-        face = _small_face(chosen, person, size, side)
+        face = _small_face(chosen, person, size, side, zoom)
         width = chosen.size[0]
         if face.enlarged <= 1 or (mode == "auto" and face.enlarged < AUTO_ENLARGES):
             said.append(f"{whose} face ({width:.0f} px wide) is large already; nothing was painted again.")
@@ -231,8 +218,8 @@ def _owner(face: DetectedFace, boxes: list[tuple[float, float, float, float]], s
     return holding[-1] if holding else 0
 
 
-def _small_face(face: DetectedFace, person: int, size: tuple[int, int], side: int) -> SmallFace:
-    matrix = head_matrix(face.box, face.landmarks, side)
+def _small_face(face: DetectedFace, person: int, size: tuple[int, int], side: int, zoom: float) -> SmallFace:
+    matrix = head_matrix(face.box, face.landmarks, side, zoom)
     corners = transform(np.array([[0, 0], [side, 0], [0, side], [side, side]], float), invert(matrix))
     low = np.clip(np.floor(corners.min(0)) - 1, 0, size).astype(int).tolist()
     high = np.clip(np.ceil(corners.max(0)) + 1, 0, size).astype(int).tolist()
@@ -245,40 +232,6 @@ def _small_face(face: DetectedFace, person: int, size: tuple[int, int], side: in
         enlarged=round(scale_of(matrix), 3),
         matrix=(top, bottom),  # type: ignore[arg-type]
     )
-
-
-def _paint_larger(
-    pipe: PortraitPipeline,
-    crop: np.ndarray,
-    told: Conditioning,
-    *,
-    strength: float,
-    steps: int,
-    guidance_scale: float,
-    guidance_rescale: float,
-    seed: int,
-) -> np.ndarray:
-    """The (S, S, 3) uint8 crop, painted by diffusers' image-to-image pipeline."""
-    import torch
-    from PIL import Image
-
-    from limner.pipelines.image_to_image import ImageToImage
-
-    painter: Any = ImageToImage.over(pipe)
-    output = painter(
-        image=Image.fromarray(crop),
-        strength=strength,
-        num_inference_steps=max(steps, math.ceil(1 / strength + 1e-6)),  # so that one is left
-        guidance_scale=guidance_scale,
-        guidance_rescale=guidance_rescale,
-        generator=torch.Generator("cpu").manual_seed(seed),
-        prompt_embeds=told.prompt_embeds,
-        pooled_prompt_embeds=told.pooled,
-        negative_prompt_embeds=told.negative_prompt_embeds,
-        negative_pooled_prompt_embeds=told.negative_pooled,
-    )
-    pipe.maybe_free_model_hooks()
-    return np.asarray(output.images[0])
 
 
 def _numbers(values: Any, count: int) -> Any:

@@ -1,7 +1,8 @@
 """Models without their base: a folder with what a method adds to a base that is there already, to be shipped.
 
-UNet, autoencoder and scheduler are the base's. Of the encoder, tensors that the base holds too (a recogniser, text
-towers), or the picture tower of the CLIP that the package holds, are named by their content and not stored.
+UNet, autoencoder, scheduler and face detailer are the base's. Of the encoder, tensors that the base holds too (a
+recogniser, text towers), or the picture tower of the CLIP that the package holds, are named by their content and not
+stored.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from limner.encoders.word_towers import WordTowers
 from limner.errors import ConfigError, CorruptData, WeightsMismatch
 from limner.methods.base import SAME_WEIGHTS
 from limner.methods.rival import probe_unet
-from limner.pipelines.dreamidentity import DreamIdentityPipeline, base_parts
+from limner.pipelines.dreamidentity import DreamIdentityPipeline, base_detailer, base_parts
 from limner.pipelines.loading import BASE, INDEX, load_pipeline, locate, named_base
 from limner.pipelines.rivals import RivalPipeline
 from limner.pipelines.schedulers import make_scheduler, scheduler_name
@@ -103,7 +104,8 @@ def onto(pipe: Slim, base: str | Path) -> Slim:
     if isinstance(encoder, RivalEncoder) and has_adapter(pipe.unet):
         encoder.adapter = read_adapter(pipe.unet)
     facts = {k: getattr(theirs.config if k.startswith("default_") else pipe.config, k) for k in FACTS}
-    return type(pipe)(vae, unet, theirs.scheduler, encoder, **facts)
+    more = _detailer(type(pipe), folder, pipe.unet.dtype)
+    return type(pipe)(vae, unet, theirs.scheduler, encoder, **facts, **more)
 
 
 def over_its_base(kind: type[Slim], folder: Path, base: Path, dtype: torch.dtype) -> Slim:
@@ -129,7 +131,12 @@ def over_its_base(kind: type[Slim], folder: Path, base: Path, dtype: torch.dtype
         raise WeightsMismatch(
             f"{folder} was trained on another base than that in {base}.", "Train it again, or take its own base."
         )
-    return kind(vae, unet, scheduler, encoder, **facts)
+    return kind(vae, unet, scheduler, encoder, **facts, **_detailer(kind, base, dtype))
+
+
+def _detailer(kind: type[Slim], base: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """What a pipeline over a base is also given: the base's face detailer, where the person is words alone."""
+    return {"detailer": base_detailer(base, dtype)} if issubclass(kind, DreamIdentityPipeline) else {}
 
 
 @contextmanager

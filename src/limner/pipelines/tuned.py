@@ -12,14 +12,14 @@ from torch import Tensor
 from limner.data.cache import cache_root
 from limner.diffusion.schedule import NoiseSchedule
 from limner.encoders.rivals import RivalEncoder
-from limner.errors import ConfigError
+from limner.errors import ConfigError, WeightsMismatch
 from limner.methods.dreambooth import DreamBooth, DreamBoothLora
 from limner.methods.e4t import E4T
 from limner.methods.textual_inversion import TextualInversion
 from limner.methods.tuned import Tuned
 from limner.methods.tuning import Report, Studio, TuningSettings, silent
 from limner.pipelines.dreamidentity import base_parts, zeros_for_empty
-from limner.pipelines.loading import named_base
+from limner.pipelines.loading import locate_base, named_base
 from limner.pipelines.rivals import RivalPipeline
 from limner.pipelines.slim import base_towers
 
@@ -29,12 +29,15 @@ class TunedPipeline(RivalPipeline):
 
     Attributes:
         tuning: how a person is learnt; None takes the method's own settings.
+        teacher: UNet over which people are learnt, where the pipeline's own was distilled from it: a distilled one does
+            not predict what the loss of tuning expects. None: the pipeline's own.
         report: shows progress of enrolling; silent at first.
         cache: folder for checkpoints and class pictures; None takes Limner's own (LIMNER_CACHE, or ~/.cache/limner).
     """
 
     rival: ClassVar[type[Tuned]]
     tuning: TuningSettings | None = None
+    teacher: Any = None
     report: Report = staticmethod(silent)
     cache: Path | None = None
 
@@ -42,14 +45,28 @@ class TunedPipeline(RivalPipeline):
     def method(self) -> Tuned:
         """The method over this pipeline's parts."""
         zero_empty = bool(self.config.force_zeros_for_empty_prompt)
-        return self.rival(self.encoder, self.studio, self.tuning, zero_empty=zero_empty)
+        return self.rival(self.encoder, self.studio, self.tuning, unet=self.unet, zero_empty=zero_empty)
 
     @property
     def studio(self) -> Studio:
         """What tuning needs of this pipeline."""
         schedule = NoiseSchedule.of(self.scheduler.config)
         cache = cache_root() if self.cache is None else self.cache
-        return Studio(self.unet, self.vae, schedule, self.default_size[0], self._paint_class, self.report, cache)
+        unet = self.unet if self.teacher is None else self.teacher.to(self.unet.device)
+        return Studio(unet, self.vae, schedule, self.default_size[0], self._paint_class, self.report, cache)
+
+    def learn_over(self, folder: str | Path) -> None:
+        """Has people learnt over the UNet of the base in a folder; see `teacher`.
+
+        Raises:
+            WeightsMismatch: it reads other tokens, or predicts otherwise, than the pipeline's own.
+            ConfigError, WeightsUnavailable, CorruptData: no such base.
+        """
+        _, unet, scheduler = base_parts(locate_base(str(folder)), self.unet.dtype)
+        ours, theirs = NoiseSchedule.of(self.scheduler.config), NoiseSchedule.of(scheduler.config)
+        if unet.config.cross_attention_dim != self.unet.config.cross_attention_dim or ours != theirs:
+            raise WeightsMismatch(f"The UNet in {folder} is not the one that this model's own was distilled from.")
+        self.teacher = unet
 
     def _paint_class(self, prompt: str, seeds: Sequence[int]) -> Tensor:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]

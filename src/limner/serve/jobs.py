@@ -71,8 +71,8 @@ class PaintRequest:
         identity: id of an identity of the same caller; None paints nobody in particular.
         number: pictures.
         seed: of the first picture, the next count up; None draws one.
-        strength, guidance_scale, guidance_rescale, pag_scale, face_guidance, steps, width, height, scheduler:
-            see `limner.pipelines.paint.Dials`.
+        strength, guidance_scale, guidance_rescale, pag_scale, face_guidance, face_detail, steps, width, height,
+            scheduler: see `limner.pipelines.paint.Dials`.
         watermark: put the invisible mark into the pixels.
         embed_identity: write the person's numbers into the PNGs, so that they can be painted again from the file alone;
             whoever has such a file can paint that person.
@@ -93,6 +93,7 @@ class PaintRequest:
     guidance_rescale: float | None = None
     pag_scale: float | None = None
     face_guidance: float | None = None
+    face_detail: float | None = None
     steps: int | None = None
     width: int | None = None
     height: int | None = None
@@ -248,6 +249,7 @@ class Job:
             d.pag_scale,
             d.scheduler,
             d.face_guidance,
+            d.face_detail,
         )
         return (self.model, bool(d.gaze), d.watermark, *look)
 

@@ -387,6 +387,7 @@ def as_recorded(record: Provenance, person: str | None, most: int) -> tuple[Pain
         guidance_rescale=dials.guidance_rescale,
         pag_scale=dials.pag_scale,
         face_guidance=dials.face_guidance,
+        face_detail=dials.face_detail,
         steps=dials.steps,
         width=dials.width,
         height=dials.height,

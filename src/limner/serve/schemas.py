@@ -44,6 +44,9 @@ class Generate(BaseModel):
     face_guidance: float | None = Field(
         None, description="How far the face is pulled towards the person while it is painted.", ge=0, le=10
     )
+    face_detail: float | None = Field(
+        None, description="How much of every face is painted anew, larger, when the picture is done.", ge=0, le=1
+    )
     steps: int | None = Field(None, description="Denoising steps.", ge=1, le=1000)
     width: int | None = Field(None, description="Pixels, a multiple of 8.", ge=8, le=8192)
     height: int | None = Field(None, description="Pixels, a multiple of 8.", ge=8, le=8192)

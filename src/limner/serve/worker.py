@@ -68,11 +68,12 @@ def make_job(
 ) -> Job:
     """A job that can be painted, or ConfigError, Unsupported, or WeightsMismatch (no likeness to such an identity)."""
     names = (
-        "strength", "guidance_scale", "guidance_rescale", "pag_scale", "face_guidance", "steps", "width", "height",
-        "scheduler", "watermark", "gaze",
+        "strength", "guidance_scale", "guidance_rescale", "pag_scale", "face_guidance", "face_detail", "steps", "width",
+        "height", "scheduler", "watermark", "gaze",
     )  # fmt: skip
     given = {name: getattr(request, name) for name in names if getattr(request, name) is not None}
-    dials = Dials.from_dict({**facts["dials"], **given, "batch": min(limits.batch, 64)})
+    usual = {**facts["dials"], "face_detail": 0.0} if request.gaze else facts["dials"]  # as `default_dials`
+    dials = Dials.from_dict({**usual, **given, "batch": min(limits.batch, 64)})
     dials.demand_heard(request.negative_prompt)
     unit = facts["size_unit"]
     for name, ok, allowed in (

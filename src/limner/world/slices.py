@@ -1,4 +1,4 @@
-"""Robustness slices: pictures that are hard in one way each, everything else easy."""
+"""Slices of the world: pictures that are hard in one way each, and with few exceptions easy in every other."""
 
 from __future__ import annotations
 
@@ -59,6 +59,12 @@ def _dark(r: Random) -> dict[str, Any]:
     return {**_easy(r), "light": light, "scene": r.choice(("stage", "space", "studio"))}
 
 
+def _close(r: Random) -> dict[str, Any]:
+    """As a head that was cropped upright: see `limner.pipelines.rescue`."""
+    center = (r.uniform(0.47, 0.53), r.uniform(0.45, 0.55))
+    return {"face_height": r.uniform(0.62, 0.88), "center": center, "roll": r.uniform(-6, 6)}
+
+
 def _noise(picture: Picture, r: Random) -> Picture:
     grain = np.random.default_rng(r.getrandbits(31)).standard_normal(picture.image.shape, np.float32)
     image = picture.image * np.float32(r.uniform(0.4, 0.7)) + grain * np.float32(r.uniform(3, 6))
@@ -108,6 +114,7 @@ SLICES = {
     "low_light": Slice("little light, sensor noise", _dark, _noise),
     "small": Slice("a face of a tenth of the canvas", lambda r: {**_easy(r), "face_height": r.uniform(0.09, 0.13)}),
     "blurred": Slice("out of focus", _easy, _blur),
+    "close": Slice("a face that fills the picture; nothing else is eased", _close),
     "unseen_pairs": Slice("pairs held out of training", lambda r: {}, combinations="unseen"),
 }
 

@@ -268,9 +268,13 @@ class DiffusionTask(Task[DiffusionSettings]):
         batch = {k: v.to(self.device) for k, v in source.batch(rows, step=0).items()}
         ones = torch.ones(len(rows), device=self.device)
         embeds, pooled = self.conditioner.encode({**batch, "with_face": ones}, ones < 0)
-        painted = self.sample(embeds, pooled, batch["latents"].shape[2:], batch["time"].float())
+        painted = self._exhibit(batch, embeds, pooled)
         real = self._decode(batch["latents"].float())
         return contact_sheet([*real, *painted], columns=len(rows), scale=1)
+
+    def _exhibit(self, batch: Batch, embeds: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        """What a sheet shows of a batch: (B,3,H,W) in [0, 1]."""
+        return self.sample(embeds, pooled, batch["latents"].shape[2:], batch["time"].float())
 
     @torch.no_grad()
     def sample(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from limner.data.loader import Batch
+from limner.diffusion.lora import FaceDetailer, add_lora
 from limner.training.critic import Critic, Features, over_places
 from limner.training.denoising import dtype_named
 from limner.training.dice import Dice
@@ -45,6 +47,11 @@ class DistillationSettings(DiffusionSettings):
         adversarial_weight: of the critic's verdict.
         critic_noise: largest share of the timesteps at which noise is added for the critic; little noise shows details.
         critic_rate: how many times as fast the critic learns.
+        reach: share of the timesteps, from the least noise on, that are learnt; below 1 for a student that only ever
+            goes on with pictures under noise.
+        rank: of a LoRA on every layer, which is all that is trained and exported, as a `FaceDetailer` of strength
+            `reach`; 0 trains and exports the whole UNet.
+        zoom: of that `FaceDetailer`: how many times larger the faces of the data are than in crops of the head.
     """
 
     steps: int = 8
@@ -54,6 +61,9 @@ class DistillationSettings(DiffusionSettings):
     adversarial_weight: float = 0.1
     critic_noise: float = 0.45
     critic_rate: float = 20.0
+    reach: float = 1.0
+    rank: int = 0
+    zoom: float = 1.0
 
     def validate(self) -> None:
         super().validate()
@@ -64,6 +74,9 @@ class DistillationSettings(DiffusionSettings):
         for name in ("teacher_guidance", "doubt", "critic_rate"):
             self.check(getattr(self, name) > 0, name, "above 0")
         self.check(self.adversarial_weight >= 0, "adversarial_weight", "0 or more")
+        self.check(0 < self.reach <= 1, "reach", "above 0 to 1")
+        self.check(self.rank >= 0, "rank", "0 or more")
+        self.check(self.zoom > 0, "zoom", "above 0")
         self.check(self.min_snr is None, "min_snr", "null: errors count by 1 + SNR, cut at 60")
 
 
@@ -117,6 +130,8 @@ class DistillationTask(DiffusionTask):
         self.teacher: Any = copy.deepcopy(self.unet).requires_grad_(False).eval()
         self.features = Features(self.teacher)
         self.critic = Critic(self.features.channels, self.conditioner.pooled)
+        if settings.rank:
+            add_lora(self.unet, settings.rank)
         self.model = _Players(self.unet, self.critic)
 
     def frozen(self) -> list[nn.Module]:
@@ -163,8 +178,8 @@ class DistillationTask(DiffusionTask):
         schedule, settings = self.settings.schedule, self.settings
         words, told = self._words(batch, dice)
         latents, chance = batch["latents"].float(), dice.uniform(3)
-        t = schedule.timesteps(chance[:, 0])
-        latest = schedule.steps - 1
+        t = (schedule.timesteps(chance[:, 0]) * settings.reach).long()
+        latest = int((schedule.steps - 1) * settings.reach)
         earlier = t + (chance[:, 1] * (latest - t)).long()
         with torch.no_grad():
             seen = self._under_noise(latents, earlier, dice)
@@ -179,15 +194,10 @@ class DistillationTask(DiffusionTask):
     def _rows(self, attempt: _Attempt, batch: Batch, dice: Dice) -> RowLosses:
         """How far each row is from its target, and how unlike its person."""
         settings, schedule = self.settings, self.settings.schedule
-        rows, time_ids = len(attempt.noisy), attempt.words[2]
-        with torch.no_grad():
-            null, null_pooled = (x.expand(rows, *x.shape[1:]) for x in self.conditioner.null())
-            given, _ = self.features(attempt.noisy, attempt.t, *attempt.words)
-            without, _ = self.features(attempt.noisy, attempt.t, null, null_pooled, time_ids)
-            guided = without + settings.teacher_guidance * (given - without)
-            guided = schedule.clean(attempt.noisy, guided.float(), attempt.t)
         clear = (attempt.doubt < settings.doubt)[:, None, None, None]
-        target = torch.where(clear, batch["latents"].float(), guided)
+        target = batch["latents"].float()
+        if not clear.all():
+            target = torch.where(clear, target, self._guided(attempt))
         places = place_weights(batch["landmarks"], target.shape[2:], 8, settings.face_weight, settings.eye_weight)
         error = (attempt.clean - target).square() * places / places.mean((2, 3), keepdim=True)
         loss = error.flatten(1).mean(1) * (1 + schedule.snr(attempt.t)).clamp(max=60)
@@ -196,6 +206,16 @@ class DistillationTask(DiffusionTask):
         known = batch["recognisable"] & attempt.told & (attempt.doubt < settings.identity_noise)
         judged = {**batch, "recognisable": known}
         return RowLosses(loss, *self.identity(attempt.noisy, attempt.prediction, attempt.t, judged, dice.uniform()))
+
+    @torch.no_grad()
+    def _guided(self, attempt: _Attempt) -> torch.Tensor:
+        """The clean latents that the teacher predicts, guided."""
+        guided, _ = self.features(attempt.noisy, attempt.t, *attempt.words)
+        if self.settings.teacher_guidance != 1:
+            null, null_pooled = (x.expand(len(attempt.noisy), *x.shape[1:]) for x in self.conditioner.null())
+            without, _ = self.features(attempt.noisy, attempt.t, null, null_pooled, attempt.words[2])
+            guided = without + self.settings.teacher_guidance * (guided - without)
+        return self.settings.schedule.clean(attempt.noisy, guided.float(), attempt.t)
 
     def _contest(self, attempt: _Attempt, batch: Batch, dice: Dice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What the student pays where the critic is not convinced, and what the critic pays for painted pictures that
@@ -215,6 +235,30 @@ class DistillationTask(DiffusionTask):
         sums = ([-v for v in verdict], [F.relu(1 + v) for v in caught], [F.relu(1 - v) for v in doubted])
         unconvinced, believed, refused = (over_places(maps, places).mean() for maps in sums)
         return unconvinced, believed, refused
+
+    @torch.no_grad()
+    def _exhibit(self, batch: Batch, embeds: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        """As of `DiffusionTask`; a student of less `reach` goes on with the pictures under that much noise."""
+        if self.settings.reach == 1:
+            return super()._exhibit(batch, embeds, pooled)
+        times = self._sampler().timesteps
+        first = int((times > self.settings.reach * self.settings.schedule.steps).sum())
+        latents = batch["latents"].float()
+        noise = Dice(0, 0, range(len(latents)), self.device).normal(*latents.shape[1:])
+        x = self.settings.schedule.add_noise(latents, noise, times[first].expand(len(latents)))
+        return self._paint(x, first, (embeds, pooled, batch["time"].float()), 0)
+
+    def export(self, folder: Path) -> None:
+        """As of `DiffusionTask`; a LoRA alone, if that is what was trained."""
+        if self.settings.rank:
+            FaceDetailer.of(self.unet, self.settings.zoom, self.settings.reach).save_pretrained(folder)
+        else:
+            super().export(folder)
+
+    def _sampler(self) -> Any:
+        scheduler: Any = self.settings.schedule.scheduler("LCMScheduler")
+        scheduler.set_timesteps(self.settings.steps, device=self.device)
+        return scheduler
 
     def _words(self, batch: Batch, dice: Dice) -> tuple[Words, torch.Tensor]:
         """What a batch says, and which rows (B,) are told whom to paint."""
@@ -254,11 +298,14 @@ class DistillationTask(DiffusionTask):
         self, embeds: torch.Tensor, pooled: torch.Tensor, places: torch.Size, time_ids: torch.Tensor, seed: int = 0
     ) -> torch.Tensor:
         """Paints in a few steps without guidance: (B,3,H,W) in [0, 1]."""
-        scheduler: Any = self.settings.schedule.scheduler("LCMScheduler")
-        scheduler.set_timesteps(self.settings.steps, device=self.device)
-        x = Dice(seed, 0, range(len(embeds)), self.device).normal(self.unet.config.in_channels, *places)
+        noise = Dice(seed, 0, range(len(embeds)), self.device).normal(self.unet.config.in_channels, *places)
+        return self._paint(noise, 0, (embeds, pooled, time_ids), seed)
+
+    def _paint(self, x: torch.Tensor, first: int, words: Words, seed: int) -> torch.Tensor:
+        """Goes on from step `first` with what it is shown then."""
         generator = torch.Generator(self.device).manual_seed(seed)
-        for t in scheduler.timesteps:
-            said = self._say(self.unet, x, t, (embeds, pooled, time_ids))
+        scheduler = self._sampler()
+        for t in scheduler.timesteps[first:]:
+            said = self._say(self.unet, x, t, words)
             x = scheduler.step(said, t, x, generator=generator).prev_sample
         return self._decode(x)
