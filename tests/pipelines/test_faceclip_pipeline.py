@@ -233,7 +233,7 @@ def test_saving_and_loading(tiny: FaceCLIPPipeline, tiny_folder: Path, identity:
     pictures = [painted(pipe, PROMPT, identity=identity) for pipe in (loaded, tiny)]
     torch.testing.assert_close(*pictures, atol=1e-4, rtol=0)  # where weights lie in memory may change the last bits
     again = FaceCLIPPipeline(**loaded.components)
-    assert set(again.components) == {"vae", "unet", "scheduler", "encoder", "controlnet"}
+    assert set(again.components) == {"vae", "unet", "scheduler", "encoder", "controlnet", "detailer"}
 
 
 def test_other_precisions(tiny_folder: Path, identity: Identity) -> None:

@@ -16,7 +16,6 @@ import numpy as np
 from limner.config import Config
 from limner.faces import FaceFinder
 from limner.methods.base import demand_guidance
-from limner.pipelines.face_detail import demand_plain
 from limner.pipelines.gaze import gaze_image, parse_gaze
 from limner.pipelines.regions import group_facts
 from limner.pipelines.rescue import MODES as RESCUES
@@ -156,6 +155,8 @@ def paint(
         PromptError, WeightsMismatch, ConfigError: as `PortraitPipeline.__call__`; ConfigError also for a method whose
             faces cannot be rescued, if that is asked for.
     """
+    from limner.pipelines.face_detail import demand_plain
+
     dials.demand_heard(negative_prompt)
     model.set_scheduler(dials.scheduler)
     digest = identity.digest() if identity is not None else ""

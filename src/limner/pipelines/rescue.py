@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from limner.errors import ConfigError, CorruptData, NoFaceFound
 from limner.faces import DetectedFace, FaceFinder, put_back
 from limner.faces.align import head_matrix, invert, scale_of, transform, warp
-from limner.pipelines.face_detail import FEATHER, demand_plain, head_zoom, paint_heads, rows_of
 
 if TYPE_CHECKING:
     from limner.pipelines.portrait import PortraitPipeline
@@ -128,6 +126,11 @@ def rescue(
             `demand_plain` refuses.
         WeightsUnavailable: the face detector that was asked for is not there.
     """
+    import torch
+    from PIL import Image
+
+    from limner.pipelines.face_detail import FEATHER, demand_plain, head_zoom, paint_heads, rows_of
+
     demand_mode(mode, strength)
     if conditioning.prompt_embeds.shape[0] != 1:
         raise ConfigError(f"A picture has one prompt; got a conditioning of {conditioning.prompt_embeds.shape[0]}.")
@@ -160,8 +163,6 @@ def rescue(
             generator=torch.Generator("cpu").manual_seed(noise),
         )
         pixels = put_back(pixels, head, matrix, feather=FEATHER)
-    from PIL import Image
-
     return Rescued(Image.fromarray(pixels), plan)
 
 

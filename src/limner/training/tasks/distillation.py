@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -196,7 +197,7 @@ class DistillationTask(DiffusionTask):
         settings, schedule = self.settings, self.settings.schedule
         clear = (attempt.doubt < settings.doubt)[:, None, None, None]
         target = batch["latents"].float()
-        if not clear.all():
+        if settings.doubt < math.inf or settings.reach > PURE:  # else no row is in doubt
             target = torch.where(clear, target, self._guided(attempt))
         places = place_weights(batch["landmarks"], target.shape[2:], 8, settings.face_weight, settings.eye_weight)
         error = (attempt.clean - target).square() * places / places.mean((2, 3), keepdim=True)
