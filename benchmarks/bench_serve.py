@@ -2,7 +2,8 @@
 
     python benchmarks/bench_serve.py --clients 50 --seconds 60
 
-Fails if an answer is wrong, an accepted job is lost, a caller reaches another's picture, or memory grows. Prints
+Fails if an answer is wrong, an accepted job is lost, a caller reaches another's picture, memory grows, or a worker dies
+that was not killed. Prints
 latencies and what was rejected. Without --model it paints with the tiny random model of the tests.
 """
 
@@ -82,6 +83,7 @@ class Log:
         self.accepted: set[str] = set()
         self.finished: Counter[str] = Counter()
         self.pictures: list[str] = []
+        self.kills = 0
 
     def fault(self, text: str) -> None:
         """Something that must not happen."""
@@ -373,6 +375,7 @@ def run_load(
         if next_kill < time.monotonic() < end:
             next_kill = time.monotonic() + kills
             process.send_signal(signal.SIGUSR1)
+            log.kills += 1
     if any(client.is_alive() for client in crowd):
         log.fault("clients are still waiting for an answer two minutes after the end")
     return log, memory
@@ -388,6 +391,8 @@ def account(port: int, log: Log) -> dict[str, float]:
     books = {name: metric(port, f"{name}_total") for name in names}
     if books["accepted"] != books["done"] + books["cancelled"] or books["failed"]:
         log.fault(f"accepted jobs were lost: {books}")
+    if books["crashes"] > log.kills:
+        log.fault(f"{books['crashes']:.0f} workers died, {log.kills} were killed")
     if books["accepted"] < len(log.accepted):
         log.fault(f"{len(log.accepted)} jobs were told to be accepted; the engine counts {books['accepted']:.0f}")
     return books

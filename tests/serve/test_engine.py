@@ -117,6 +117,22 @@ def test_requests_of_several_callers_share_a_batch_and_keep_their_own_picture(ma
         assert read_provenance(io.BytesIO(together[owner].png)).portrait.prompt == prompt
 
 
+def test_people_and_nobody_are_not_painted_together(make_engine: Any, photo: bytes) -> None:
+    """Only for somebody is there a face to be guided by; whatever the order, nobody loses it and no worker dies."""
+    brake = Brake()
+    engine = make_engine(Limits(batch=4), checker=brake)
+    me = engine.enroll("ann", [photo])
+    first = engine.submit("ann", PaintRequest("a hat", steps=1))
+    brake.entered.wait(60)
+    people = ["", me.id, "", me.id]
+    jobs = [engine.submit("ann", PaintRequest("a chef", identity=i, seed=7, steps=2, likeness=False)) for i in people]
+    brake.release.set()
+    for job in [first, *jobs]:
+        assert finish(engine, "ann", job)[-1].status is Status.DONE
+    assert engine.counters["crashes"] == 0
+    assert [engine.result("ann", job)[0].settings["batch_rows"] for job in jobs] == [2, 2, 2, 2]
+
+
 def test_callers_cannot_reach_each_other(make_engine: Any, photo: bytes) -> None:
     engine = make_engine()
     me = engine.enroll("ann", [photo])

@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 Row = tuple[Job, int]
 """A job and the number of one of its pictures."""
 
+STACKED = ("prompt_embeds", "pooled", "negative_prompt_embeds", "negative_pooled", "control_image", "face")
+"""What of a conditioning can differ from picture to picture of a batch."""
+
 
 class Abandoned(Exception):
     """Nobody waits for this batch any more."""
@@ -215,8 +218,8 @@ def paint_job_rows(engine: Engine, held: Held, rows: Sequence[Row]) -> None:
 
 
 def _condition(engine: Engine, model: Model, rows: Sequence[Row]) -> tuple[list[Row], Conditioning | None]:
-    """One row of conditioning a picture, or one row for all where they are of one job. Rows whose prompts have another
-    number of tokens are left for later, as are other jobs where a method says more than rows can hold."""
+    """One row of conditioning a picture, or one row for all where they are of one job. Rows of which more, less or
+    another number of tokens is said are left for later, as are other jobs where a method says more than rows can hold."""
     import torch
 
     made: dict[str, Conditioning] = {}
@@ -248,16 +251,20 @@ def _condition(engine: Engine, model: Model, rows: Sequence[Row]) -> tuple[list[
     first = made[rows[0][0].id]
     if type(first) is not Conditioning or first.ip_adapter_image_embeds is not None:
         return [(job, index) for job, index in rows if job is rows[0][0]], first
-    shape = first.prompt_embeds.shape
-    rows = [(job, index) for job, index in rows if made[job.id].prompt_embeds.shape == shape]
+    rows = [(job, index) for job, index in rows if _shapes(made[job.id]) == _shapes(first)]
     parts = [made[job.id] for job, _ in rows]
 
     def stacked(name: str) -> Any:
         values = [getattr(part, name) for part in parts]
         return None if values[0] is None else torch.cat(values)
 
-    names = ("prompt_embeds", "pooled", "negative_prompt_embeds", "negative_pooled", "control_image", "face")
-    return rows, Conditioning(**{name: stacked(name) for name in names})
+    return rows, Conditioning(**{name: stacked(name) for name in STACKED})
+
+
+def _shapes(conditioning: Conditioning) -> list[Any]:
+    """What is said, and how much of it; equal where rows can be painted together."""
+    values = (getattr(conditioning, name) for name in STACKED)
+    return [None if value is None else value.shape for value in values]
 
 
 def _finished(engine: Engine, held: Held, job: Job, index: int, portrait: Portrait, batch: int) -> Picture:

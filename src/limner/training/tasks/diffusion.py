@@ -36,6 +36,7 @@ from limner.training.denoising import (
 )
 from limner.training.dice import Dice
 from limner.training.face_weights import place_weights
+from limner.training.growing import grow
 from limner.training.identity_loss import IdentityLoss, IdentityLossSettings, RowLosses
 from limner.training.parts import autoencoder_of, face_of, unet_of
 from limner.training.sheets import contact_sheet
@@ -105,6 +106,8 @@ class DiffusionSettings(IdentityLossSettings):
         encoder: folder of the aligned FaceCLIP encoder, to train on faces and text. With both, one UNet learns either.
         alone: with both, share of rows that read text alone.
         init: folder of a UNet in diffusers' form to start from; its sizes replace `unet`.
+        grow_channels, grow_layers: of each level, what the UNet of `init` is grown to (`limner.training.growing`);
+            empty leaves it as it is.
         unet: sizes of a new one.
         schedule: of the noise.
         min_snr: gamma of min-SNR weighting; None weighs all noise alike.
@@ -128,6 +131,8 @@ class DiffusionSettings(IdentityLossSettings):
     encoder: str = ""
     alone: float = 0.0
     init: str = ""
+    grow_channels: tuple[int, ...] = ()
+    grow_layers: tuple[int, ...] = ()
     unet: UNetConfig = field(default_factory=UNetConfig)
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
     min_snr: float | None = None
@@ -148,6 +153,9 @@ class DiffusionSettings(IdentityLossSettings):
         super().validate()
         self.check(bool(self.clips or self.encoder), "encoder", "clips, encoder or both")
         both = bool(self.clips and self.encoder)
+        grown = (bool(self.grow_channels), bool(self.grow_layers))
+        self.check(grown[0] == grown[1], "grow_channels", "given with grow_layers")
+        self.check(not grown[0] or bool(self.init), "grow_channels", "given with init")
         self.check(0 < self.alone < 1 if both else self.alone == 0, "alone", "above 0 and below 1 with both, else 0")
         for name in ("dropout", "faceless", "prompts"):
             self.check(0 <= getattr(self, name) <= 1, name, "0 to 1")
@@ -327,7 +335,7 @@ class DiffusionTask(Task[DiffusionSettings]):
                 f"The UNet in {settings.init} reads embeddings of {unet.config.cross_attention_dim} channels; "
                 f"the encoder gives {width}."
             )
-        return unet
+        return grow(unet, settings.grow_channels, settings.grow_layers) if settings.grow_channels else unet
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         return decode_latents(self.autoencoder, latents)
