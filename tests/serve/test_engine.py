@@ -124,7 +124,7 @@ def test_people_and_nobody_are_not_painted_together(make_engine: Any, photo: byt
     me = engine.enroll("ann", [photo])
     first = engine.submit("ann", PaintRequest("a hat", steps=1))
     brake.entered.wait(60)
-    people = ["", me.id, "", me.id]
+    people = [None, me.id, None, me.id]
     jobs = [engine.submit("ann", PaintRequest("a chef", identity=i, seed=7, steps=2, likeness=False)) for i in people]
     brake.release.set()
     for job in [first, *jobs]:
