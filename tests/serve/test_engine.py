@@ -6,6 +6,7 @@ import ctypes
 import io
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -124,8 +125,8 @@ def test_people_and_nobody_are_not_painted_together(make_engine: Any, photo: byt
     me = engine.enroll("ann", [photo])
     first = engine.submit("ann", PaintRequest("a hat", steps=1))
     brake.entered.wait(60)
-    people = [None, me.id, None, me.id]
-    jobs = [engine.submit("ann", PaintRequest("a chef", identity=i, seed=7, steps=2, likeness=False)) for i in people]
+    order = PaintRequest("a chef", seed=7, steps=2, likeness=False, face_guidance=1.0)
+    jobs = [engine.submit("ann", replace(order, identity=i)) for i in (None, me.id, None, me.id)]
     brake.release.set()
     for job in [first, *jobs]:
         assert finish(engine, "ann", job)[-1].status is Status.DONE
@@ -489,6 +490,31 @@ def test_closing_hands_back_what_is_unfinished(make_engine: Any) -> None:
     progress = engine.progress("ann", job)
     assert progress.error is not None
     assert (progress.status, progress.error["code"]) == (Status.FAILED, "draining")
+
+
+def test_enrolments_do_not_hold_up_painting(make_engine: Any, photo: bytes) -> None:
+    brake = Brake()
+    waiting: list[int] = []
+
+    def checker(portrait: Any) -> str:
+        waiting.append(sum(not task.future.done() for task in engine._tasks))
+        return brake(portrait)
+
+    engine = make_engine(checker=checker)
+    jobs = [engine.submit("zoe", PaintRequest("a hat", steps=1))]
+    brake.entered.wait(60)
+    crowd = [threading.Thread(target=engine.enroll, args=("ann", [photo])) for _ in range(3)]
+    for thread in crowd:
+        thread.start()
+    while len(engine._tasks) < 3:
+        time.sleep(0.01)
+    jobs.append(engine.submit("zoe", PaintRequest("a chef", steps=1)))
+    brake.release.set()
+    for thread in crowd:
+        thread.join(60)
+    for job in jobs:
+        assert finish(engine, "zoe", job)[-1].status is Status.DONE
+    assert waiting == [0, 2]  # one was served, then the job's turn came
 
 
 @pytest.mark.parametrize("owners", [["ann"] * 6, [f"ann/{i}" for i in range(6)]], ids=["one", "of-one-account"])

@@ -38,7 +38,7 @@ class Crew(State):
         self._ready = False
         self._worker: threading.Thread | None = None
         self._supervisor: threading.Thread | None = None
-        self._turn = 0
+        self._turn, self._did_task = 0, False
         self._served_before: dict[str, int] = {}
         self._death: BaseException | None = None
 
@@ -211,16 +211,20 @@ class Crew(State):
             self._changed.notify_all()
 
     def _next_turn(self) -> Task | list[tuple[Job, int]] | None:
-        """What to do next: a task, pictures to paint, or None to leave. Waits. Called without the lock."""
+        """What to do next: a task, pictures to paint (by turns where both wait), or None to leave. Waits. Called
+        without the lock."""
         with self._changed:
             while not self._stopping:
                 self._expire()
                 while self._tasks and self._tasks[0].future.done():
                     self._tasks.popleft()
-                if self._tasks:
-                    return self._tasks[0]
-                if rows := self._take():
+                paints_first = not self._tasks or self._did_task
+                if paints_first and (rows := self._take()):
+                    self._did_task = False
                     return rows
+                if self._tasks:
+                    self._did_task = True
+                    return self._tasks[0]
                 self._changed.wait(1.0)
             return None
 

@@ -218,8 +218,8 @@ def paint_job_rows(engine: Engine, held: Held, rows: Sequence[Row]) -> None:
 
 
 def _condition(engine: Engine, model: Model, rows: Sequence[Row]) -> tuple[list[Row], Conditioning | None]:
-    """One row of conditioning a picture, or one row for all where they are of one job. Rows of which more, less or
-    another number of tokens is said are left for later, as are other jobs where a method says more than rows can hold."""
+    """One row of conditioning a picture, or one row for all where they are of one job. Rows of which other things or
+    another number of tokens are said are left for later, as are other jobs where a method says more than rows hold."""
     import torch
 
     made: dict[str, Conditioning] = {}
@@ -230,6 +230,8 @@ def _condition(engine: Engine, model: Model, rows: Sequence[Row]) -> tuple[list[
             continue
         try:
             told = model.pipe.condition(request.prompt, identity, request.negative_prompt, job.dials.strength)
+            if not job.dials.face_guidance:
+                told = dataclasses.replace(told, face=None)  # nobody reads it
             if job.dials.gaze:
                 place = gaze_image(parse_gaze(job.dials.gaze), job.dials.height, job.dials.width)
                 told = dataclasses.replace(told, control_image=place)
