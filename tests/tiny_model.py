@@ -15,6 +15,17 @@ WORDS = "a the portrait photo of person man woman as wizard chef in on snow beac
 CONTEXT = 24
 
 
+FLUX_TRANSFORMER: dict[str, Any] = {
+    "in_channels": 16, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2,
+    "joint_attention_dim": 32, "pooled_projection_dim": 16, "guidance_embeds": True, "axes_dims_rope": (4, 6, 6),
+}  # fmt: skip
+FLUX_VAE: dict[str, Any] = {
+    "block_out_channels": (16, 16), "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2, "norm_num_groups": 8, "latent_channels": 4,
+    "use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": 0.1, "scaling_factor": 0.36,
+}  # fmt: skip
+
+
 def tiny_pipeline(vae: str = "patch", **config: Any) -> Any:
     """A `FaceCLIPPipeline` that paints noise in milliseconds; the same weights every time.
 
@@ -78,6 +89,33 @@ def tiny_pipeline(vae: str = "patch", **config: Any) -> Any:
     pipe = FaceCLIPPipeline(
         vae=autoencoder.eval(), unet=unet.eval(), scheduler=scheduler, encoder=encoder.eval(), **config
     )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def tiny_flux(**config: Any) -> Any:
+    """A `FaceT5FluxPipeline` that paints noise of 32 px in milliseconds; the same weights every time.
+
+    Args:
+        config: of the pipeline: default_steps, default_guidance, default_height, ….
+    """
+    import torch
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+
+    from limner.encoders.facet5 import FACET5_PRESETS, FaceT5Encoder
+    from limner.encoders.tokenizer import build_word_tokenizer
+    from limner.pipelines import flux
+    from limner.pipelines.facet5 import FaceT5FluxPipeline
+
+    tokenizer = build_word_tokenizer(WORDS.split(), context=CONTEXT)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = FaceT5Encoder(FACET5_PRESETS["tiny"], tokenizer, tokenizer).eval()
+        transformer: Any = FluxTransformer2DModel(**FLUX_TRANSFORMER)
+        vae: Any = AutoencoderKL(**FLUX_VAE)
+    facts = {"default_steps": 3, "default_guidance": 3.0, "default_height": 32, "default_width": 32, **config}
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(**flux.SCHEDULER)
+    pipe = FaceT5FluxPipeline(vae.eval(), transformer.eval(), scheduler, encoder, **facts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -33,6 +33,7 @@ SHAPES = {
         "down_blocks.0.attentions.0.proj_in.weight": (320, 320),
         "up_blocks.3.attentions.2.transformer_blocks.0.attn2.to_v.weight": (320, 1024),
     },
+    "flux-vae": {"encoder.conv_out.weight": (32, 512, 3, 3), "decoder.conv_in.weight": (512, 16, 3, 3)},
     "flux-transformer": {
         "x_embedder.weight": (3072, 64),
         "context_embedder.weight": (3072, 4096),
@@ -42,6 +43,37 @@ SHAPES = {
         "single_transformer_blocks.37.proj_out.weight": (3072, 15360),
     },
 }
+
+# As the code that was released with the weights names its modules; the weights themselves were not at hand.
+T5 = "encoder_2.t5_encoder"
+FACET5_KEYS = {
+    "encoder_1.text_model.embeddings.token_embedding.weight": (49408, 768),
+    "encoder_1.text_model.embeddings.position_embedding.weight": (77, 768),
+    "encoder_1.text_model.encoder.layers.11.self_attn.q_proj.weight": (768, 768),
+    "encoder_1.text_model.encoder.layers.11.self_attn.out_proj.bias": (768,),
+    "encoder_1.text_model.encoder.layers.11.layer_norm2.weight": (768,),
+    "encoder_1.text_model.encoder.layers.11.mlp.fc1.weight": (3072, 768),
+    "encoder_1.text_model.final_layer_norm.bias": (768,),
+    "encoder_2.face_encoder.blocks.23.attn.qkv.weight": (2304, 768),
+    "encoder_2.face_patch_proj.weight": (4096, 768),
+    "encoder_2.face_pos_proj.bias": (4096,),
+    "encoder_2.positional_embedding": (1, 512, 4096),
+    f"{T5}.embed_tokens.weight": (32128, 4096),
+    f"{T5}.block.0.self_attention_layer.self_attention.pe_encoding.relative_attention_bias.weight": (32, 64),
+    f"{T5}.block.23.self_attention_layer.self_attention.Wq.weight": (4096, 4096),
+    f"{T5}.block.23.self_attention_layer.self_attention.o.weight": (4096, 4096),
+    f"{T5}.block.23.self_attention_layer.layer_norm.weight": (4096,),
+    f"{T5}.block.23.ff_layer.act.wi_1.weight": (10240, 4096),
+    f"{T5}.block.23.ff_layer.wo.weight": (4096, 10240),
+    f"{T5}.block.23.ff_layer.layer_norm.weight": (4096,),
+    f"{T5}.final_layer_norm.weight": (4096,),
+    "encoder_2.fuser.encoder.layers.5.self_attn.in_proj_weight": (12288, 4096),
+    "encoder_2.fuser.encoder.layers.5.linear1.weight": (2048, 4096),
+    "encoder_2.fuser.encoder.text_layers.5.linear1.weight": (1024, 4096),
+    "encoder_2.fuser.encoder.fusion_layers.5.attn.values_l_proj.weight": (1024, 4096),
+    "encoder_2.fuser.encoder.fusion_layers.5.gamma_v": (4096,),
+    "encoder_2.fuser.enc_output_norm.weight": (4096,),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BASES)
@@ -66,6 +98,10 @@ def test_facet5_conditions_flux() -> None:
     assert count(encoder.t5) == 4_762_310_656
     assert not any("sampling_offsets" in k for k in encoder.state_dict())
     assert encoder.fuser.encoder.layers[0].self_attn.in_proj_weight.shape == (3 * 4096, 4096)
+    published = {k: tuple(v.shape) for k, v in encoder.to_published().items()}
+    assert len(published) == 958
+    assert {k: published[k] for k in FACET5_KEYS} == FACET5_KEYS
+    assert not any("text_embed_proj" in k or "text_pos_proj" in k or "text_projection" in k for k in published)
     with torch.device("meta"):
         faces = FaceTokens(torch.empty(1, 512), torch.empty(1, 144, 768))
         ids = torch.empty(2, config.t5.context, dtype=torch.long)

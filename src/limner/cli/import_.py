@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Published checkpoints, checked and converted to safetensors.", no_args_is_help=True)
 
     group.command("faceclip")(faceclip)
+    group.command("facet5")(facet5)
     group.command("clip")(clip)
     app.add_typer(group, name="import")
 
@@ -34,6 +35,51 @@ def clip(
     else:
         sizes = ", ".join(f"{part} tower {found[part]['values']:,} values" for part in ("text", "image"))
         typer.echo(f"{out}: {sizes}.")
+
+
+def facet5(
+    out: Annotated[Path, typer.Option(help="New folder, for --model.")],
+    encoder: Annotated[Path | None, typer.Option(help="face_t5_encoder.pt; without it, from the hub.")] = None,
+    transformer: Annotated[
+        Path | None, typer.Option(help="dit.pt, fine-tuned under it; without it, from the hub.")
+    ] = None,
+    vae: Annotated[
+        Path | None, typer.Option(help="FLUX.1-dev's autoencoder, safetensors; without it, from the hub.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="T5's tokenizer.json, or its folder; without it, from the hub.")
+    ] = None,
+    merges: Annotated[Path | None, typer.Option(help="CLIP's merges.txt; without it, from the hub.")] = None,
+    accept_license: Annotated[bool, typer.Option(help="Accept the licence of weights that are fetched.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A summary for programs.")] = False,
+) -> None:
+    """Makes a model to paint with of FaceT5-FLUX's published files, in bfloat16.
+
+    Code inside a pickle is never run. Every key must fit; otherwise all that differ are named, and nothing is written.
+    """
+    from limner.errors import OutputConflict
+    from limner.pipelines.catalogue import FACET5_FLUX
+    from limner.pipelines.folders import resolve_files
+
+    if out.exists():
+        raise OutputConflict(f"{out} is already there; nothing was overwritten.", "Choose another folder for --out.")
+    if tokenizer is not None and tokenizer.is_dir():
+        tokenizer = tokenizer / "tokenizer.json"
+    given = {
+        "encoder": encoder, "transformer": transformer, "vae": vae, "tokenizer": tokenizer, "clip_tokenizer": merges
+    }  # fmt: skip
+    files = resolve_files(FACET5_FLUX, given, accept_license=accept_license)
+    from limner.pipelines.convert import convert
+
+    convert(FACET5_FLUX.name, files, out)
+    parts = {
+        p.name: sum(f.stat().st_size for f in p.rglob("*.safetensors")) for p in sorted(out.iterdir()) if p.is_dir()
+    }
+    if as_json:
+        print_json({"out": str(out), "bytes": parts})
+    else:
+        sizes = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in parts.items() if size)
+        typer.echo(f"{out}: {sizes}. Paint with it: limner generate --model {out} …")
 
 
 def faceclip(

@@ -19,11 +19,13 @@ MethodName = Annotated[
     str | None,
     typer.Option(
         "--method",
-        help="faceclip, dreamidentity (prompts then say S*), or a rival (docs/rivals.md); default: the model's own.",
+        help="faceclip, facet5, dreamidentity (prompts then say S*), or a rival (docs/rivals.md); default: the model's "
+        "own.",
     ),
 ]
 METHODS = {
     "faceclip": "FaceCLIPPipeline",
+    "facet5": "FaceT5FluxPipeline",
     "dreamidentity": "DreamIdentityPipeline",
     "ip-adapter": "IPAdapterPipeline",
     "elite": "ElitePipeline",

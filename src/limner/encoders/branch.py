@@ -39,12 +39,13 @@ class FusingModule(nn.Module):
 
     face_encoder: FaceViT
 
-    def _build_fusion(self, width: int, face: FaceViTConfig, fuser: FuserConfig) -> None:
-        """Adds the parts; `width` is the text tower's."""
+    def _build_fusion(self, width: int, face: FaceViTConfig, fuser: FuserConfig, *, project_text: bool = True) -> None:
+        """Adds the parts; `width` is the text tower's. Without `project_text` its tokens and positions enter the fuser
+        as they are, which leaves no keys."""
         self.face_patch_proj = nn.Linear(face.width, width)
         self.face_pos_proj = nn.Linear(face.width, width)
-        self.text_embed_proj = nn.Linear(width, width)
-        self.text_pos_proj = nn.Linear(width, width)
+        self.text_embed_proj = nn.Linear(width, width) if project_text else nn.Identity()
+        self.text_pos_proj = nn.Linear(width, width) if project_text else nn.Identity()
         self.fuser = Fuser(width, fuser)
 
     def fuse(self, text: Tensor, positions: Tensor, faces: FaceTokens) -> Tensor:

@@ -48,6 +48,38 @@ FACECLIP_UNET = register_weights(
         variable="LIMNER_FACECLIP_UNET",
     )
 )
+FACET5_ENCODER = register_weights(
+    WeightFile(
+        name="facet5-encoder",
+        repo="ByteDance/FaceCLIP",
+        filename="model/face_t5_encoder.pt",
+        license="CC-BY-NC-4.0",
+        commercial=False,
+        size=12_500_000_000,
+        variable="LIMNER_FACET5_ENCODER",
+    )
+)
+FACET5_TRANSFORMER = register_weights(
+    WeightFile(
+        name="facet5-transformer",
+        repo="ByteDance/FaceCLIP",
+        filename="model/dit.pt",
+        license="CC-BY-NC-4.0",
+        commercial=False,
+        size=23_800_000_000,
+        variable="LIMNER_FACET5_TRANSFORMER",
+    )
+)
+T5_TOKENIZER = register_weights(
+    WeightFile(
+        name="t5-tokenizer",
+        repo="black-forest-labs/FLUX.1-dev",
+        filename="tokenizer_2/tokenizer.json",
+        license="Apache-2.0",
+        size=2_420_000,
+        variable="LIMNER_T5_TOKENIZER",
+    )
+)
 
 SDXL_UNET: dict[str, Any] = {
     "sample_size": 128,

@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from limner.encoders.published import MERGES
+from limner.encoders.published import MERGES, T5_TOKENIZER
 from limner.errors import ConfigError, CorruptData, PromptError
 
 IDENTITY_PREFIX = "Photo of a id person. "
@@ -85,6 +85,27 @@ def clip_tokenizer(path: str | Path | None = None) -> PromptTokenizer:
     backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("</w>", " ")])
     backend.post_processor = _enclose(begin, ids[begin], end, ids[end])
     return PromptTokenizer(tokenizer_object=backend, bos_token=begin, eos_token=end, unk_token=end, model_max_length=77)
+
+
+def t5_tokenizer(path: str | Path | None = None) -> PromptTokenizer:
+    """T5's tokenizer, padded with 0, for prompts of 512 tokens; its end token does not have the highest id.
+
+    Args:
+        path: its `tokenizer.json`, or the folder that holds it; None takes it from the Hugging Face hub or its cache.
+
+    Raises:
+        WeightsUnavailable: no path given, and the hub cannot be reached.
+        CorruptData: the file is no tokenizer, or not T5's.
+    """
+    folder = None if path is None or not Path(path).is_dir() else Path(path)
+    file = T5_TOKENIZER.resolve(folder / "tokenizer.json" if folder else path)
+    try:
+        backend = Tokenizer.from_file(str(file))
+    except Exception as e:  # the library raises nothing narrower
+        raise CorruptData(f"{file} is no tokenizer ({e}).", "Take tokenizer_2/tokenizer.json of FLUX.1-dev.") from e
+    if (backend.token_to_id("<pad>"), backend.token_to_id("</s>")) != (0, 1):
+        raise CorruptData(f"{file} is no tokenizer of T5.", "Take tokenizer_2/tokenizer.json of FLUX.1-dev.")
+    return PromptTokenizer(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>", model_max_length=512)
 
 
 def _enclose(begin: str, begin_id: int, end: str, end_id: int) -> processors.TemplateProcessing:

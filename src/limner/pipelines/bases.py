@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from limner.encoders.published import SDXL_UNET
 from limner.errors import ConfigError
-from limner.pipelines import sdxl
+from limner.pipelines import flux, sdxl
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,8 +53,9 @@ BASES: dict[str, Base] = {
         },
     ),
     "flux-transformer": Base(
-        "FluxTransformer2DModel", "black-forest-labs/FLUX.1-dev/transformer", 11_901_408_320, {"guidance_embeds": True}
+        "FluxTransformer2DModel", "black-forest-labs/FLUX.1-dev/transformer", 11_901_408_320, flux.TRANSFORMER
     ),
+    "flux-vae": Base("AutoencoderKL", "black-forest-labs/FLUX.1-dev/vae", 83_819_683, flux.VAE),
 }
 
 _H = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16}

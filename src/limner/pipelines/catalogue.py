@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from limner.encoders.published import FACECLIP_ENCODER, FACECLIP_UNET, MERGES
+from limner.encoders.published import (
+    FACECLIP_ENCODER,
+    FACECLIP_UNET,
+    FACET5_ENCODER,
+    FACET5_TRANSFORMER,
+    MERGES,
+    T5_TOKENIZER,
+)
 from limner.pipelines.few_step import RAIL
 from limner.pipelines.fitting import Sizes
 from limner.registry import ModelSpec, WeightFile, register_model, register_weights
@@ -17,6 +24,18 @@ SDXL_VAE = register_weights(
         license=RAIL,
         size=83_653_863 * 2,
         variable="LIMNER_SDXL_VAE",
+    )
+)
+FLUX_LICENSE = "FLUX.1-dev Non-Commercial License"
+FLUX_VAE = register_weights(
+    WeightFile(
+        name="flux-vae",
+        repo="black-forest-labs/FLUX.1-dev",
+        filename="vae/diffusion_pytorch_model.safetensors",
+        license=FLUX_LICENSE,
+        commercial=False,
+        size=83_819_683 * 2,
+        variable="LIMNER_FLUX_VAE",
     )
 )
 
@@ -66,6 +85,22 @@ FULL = register_model(
         files={"encoder": FACECLIP_ENCODER, "unet": FACECLIP_UNET, "vae": SDXL_VAE, "tokenizer": MERGES},
     )
 )
+FACET5_FLUX = register_model(
+    ModelSpec(
+        name="facet5-flux",
+        method="facet5",
+        base="flux",
+        description="864 × 1152 px, real photos, a GPU with 26 GB or more; the published FaceT5-FLUX.",
+        license=f"{FACET5_TRANSFORMER.license} (base: {FLUX_LICENSE})",
+        files={
+            "encoder": FACET5_ENCODER, "transformer": FACET5_TRANSFORMER, "vae": FLUX_VAE, "tokenizer": T5_TOKENIZER,
+            "clip_tokenizer": MERGES,
+        },
+    )
+)  # fmt: skip
 
-SIZES: dict[str, Sizes] = {FULL.name: Sizes(1_573_000_000, 2_567_463_684, 83_653_863, 1024**2)}
+SIZES: dict[str, Sizes] = {
+    FULL.name: Sizes(1_573_000_000, 2_567_463_684, 83_653_863, 1024**2),
+    FACET5_FLUX.name: Sizes(6_272_712_704, 11_901_408_320, 83_819_683, 1152 * 864),
+}
 """Of models that are too large to be taken for granted."""

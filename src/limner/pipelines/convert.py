@@ -7,22 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limner.errors import StorageError, WeightsMismatch
-from limner.pipelines import sdxl
+from limner.pipelines import flux, sdxl
 
 if TYPE_CHECKING:
     import torch
 
     from limner.pipelines.faceclip import FaceCLIPPipeline
+    from limner.pipelines.facet5 import FaceT5FluxPipeline
 
 
-def convert_faceclip_sdxl(files: dict[str, Path], folder: Path) -> None:
-    """Builds FaceCLIP-SDXL from its files and saves it in bfloat16, as it was published to be used.
+def convert(model: str, files: dict[str, Path], folder: Path) -> None:
+    """Builds a published model from its files and saves it in bfloat16, as it was published to be used.
 
-    The folder appears only when everything was converted and checked.
+    The folder appears only when everything was converted and checked. Files stay mapped, and what is bfloat16 already
+    goes from there to the new files.
 
     Args:
-        files: `encoder`, `unet` (the published `.pt` files; code in them is never run), `vae` (safetensors) and
-            `tokenizer` (CLIP's byte-pair merges).
+        model: a key of `BUILDERS`.
+        files: by component, as the builder has them; code in `.pt` files is never run.
         folder: to write.
 
     Raises:
@@ -33,7 +35,7 @@ def convert_faceclip_sdxl(files: dict[str, Path], folder: Path) -> None:
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        build_faceclip_sdxl(files).save_pretrained(str(temporary))
+        BUILDERS[model](files).save_pretrained(str(temporary))
         temporary.replace(folder)
     except OSError as e:
         raise StorageError(f"Cannot write {folder}: {e}.", "Free some space, or set LIMNER_CACHE elsewhere.") from e
@@ -42,7 +44,12 @@ def convert_faceclip_sdxl(files: dict[str, Path], folder: Path) -> None:
 
 
 def build_faceclip_sdxl(files: dict[str, Path]) -> FaceCLIPPipeline:
-    """The pipeline of the published files, in bfloat16 on the CPU; arguments and errors as above."""
+    """FaceCLIP-SDXL in bfloat16 on the CPU; errors as above.
+
+    Args:
+        files: `encoder`, `unet` (the published `.pt` files), `vae` (safetensors) and `tokenizer` (CLIP's byte-pair
+            merges).
+    """
     from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 
     from limner.encoders.checkpoint import read_checkpoint
@@ -50,11 +57,40 @@ def build_faceclip_sdxl(files: dict[str, Path]) -> FaceCLIPPipeline:
     from limner.encoders.published import SDXL_UNET
     from limner.pipelines.faceclip import FaceCLIPPipeline
 
-    vae = _filled(AutoencoderKL, sdxl.VAE, _halved(_tensors(files["vae"])), "autoencoder")  # small, so it comes first
+    base = "Stable Diffusion XL"
+    vae = _filled(AutoencoderKL, sdxl.VAE, _halved(_tensors(files["vae"])), f"autoencoder of {base}")  # small, so first
     encoder = from_published(_halved(read_checkpoint(files["encoder"])), clip_tokenizer(files["tokenizer"]))
-    unet = _filled(UNet2DConditionModel, SDXL_UNET, _halved(read_checkpoint(files["unet"])), "UNet")
+    unet = _filled(UNet2DConditionModel, SDXL_UNET, _halved(read_checkpoint(files["unet"])), f"UNet of {base}")
     scheduler: Any = EulerDiscreteScheduler(**sdxl.SCHEDULER)
     return FaceCLIPPipeline(vae=vae, unet=unet, scheduler=scheduler, encoder=encoder)
+
+
+def build_facet5_flux(files: dict[str, Path]) -> FaceT5FluxPipeline:
+    """FaceT5-FLUX in bfloat16 on the CPU; errors as above.
+
+    Args:
+        files: `encoder`, `transformer` (the published `.pt` files), `vae` (safetensors), `tokenizer` (T5's
+            tokenizer.json) and `clip_tokenizer` (CLIP's byte-pair merges).
+    """
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+
+    from limner.encoders.checkpoint import read_checkpoint
+    from limner.encoders.facet5 import from_published
+    from limner.encoders.tokenizer import clip_tokenizer, t5_tokenizer
+    from limner.pipelines.facet5 import FaceT5FluxPipeline
+
+    base = "FLUX.1-dev"
+    vae = _filled(AutoencoderKL, flux.VAE, _halved(_tensors(files["vae"])), f"autoencoder of {base}")  # small, so first
+    tokenizers = t5_tokenizer(files["tokenizer"]), clip_tokenizer(files["clip_tokenizer"])
+    encoder = from_published(_halved(read_checkpoint(files["encoder"])), *tokenizers)
+    state = _halved(read_checkpoint(files["transformer"]))
+    transformer = _filled(FluxTransformer2DModel, flux.TRANSFORMER, state, f"transformer of {base}")
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(**flux.SCHEDULER)
+    return FaceT5FluxPipeline(vae=vae, transformer=transformer, scheduler=scheduler, encoder=encoder)
+
+
+BUILDERS = {"faceclip-sdxl": build_faceclip_sdxl, "facet5-flux": build_facet5_flux}
+"""Registered model → what makes its pipeline of its files."""
 
 
 def _tensors(file: Path) -> dict[str, torch.Tensor]:
@@ -76,7 +112,7 @@ def _halved(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _filled(kind: Any, config: dict[str, Any], state: dict[str, torch.Tensor], what: str) -> Any:
-    """A diffusers model with these weights, without ever allocating others."""
+    """A diffusers model with these weights, without ever allocating others; `what` it is, for people."""
     import torch
 
     with torch.device("meta"):
@@ -84,5 +120,5 @@ def _filled(kind: Any, config: dict[str, Any], state: dict[str, torch.Tensor], w
     try:
         model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as e:
-        raise WeightsMismatch(f"The file is no {what} of Stable Diffusion XL: {e}") from e
+        raise WeightsMismatch(f"The file is no {what}: {e}") from e
     return model.eval()

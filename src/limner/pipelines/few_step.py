@@ -10,7 +10,7 @@ from limner.errors import ConfigError, WeightsMismatch
 from limner.registry import WeightFile, register_weights
 
 if TYPE_CHECKING:
-    from limner.pipelines.portrait import PortraitPipeline
+    from limner.pipelines.enrolling import EnrollingPipeline
 
 RAIL = "CreativeML Open RAIL++-M"
 
@@ -84,7 +84,7 @@ def few_step(name: str) -> FewStep:
     return FEW_STEP[name]
 
 
-def apply_lora(pipe: PortraitPipeline, name: str, file: Path, *, fuse: bool) -> None:
+def apply_lora(pipe: EnrollingPipeline, name: str, file: Path, *, fuse: bool) -> None:
     """Puts a LoRA into the UNet of a pipeline that is still on the CPU.
 
     Args:

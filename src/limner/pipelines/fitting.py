@@ -47,7 +47,7 @@ class Sizes:
     """What a model is made of.
 
     Attributes:
-        encoder, unet, vae: values of each.
+        encoder, unet, vae: values of each; `unet` is the denoiser, also where that is a transformer.
         pixels: of the pictures it paints when no size is asked for; or of all that are painted at once.
     """
 
@@ -111,11 +111,12 @@ def sizes_of(folder: Path) -> Sizes:
     counts = {"encoder": 0, "unet": 0, "vae": 0}
     places, factor = 128, 8
     try:
+        denoiser = "transformer" if (folder / "transformer").is_dir() else "unet"
         for part in counts:
-            for file in sorted((folder / part).glob("*.safetensors")):
+            for file in sorted((folder / (denoiser if part == "unet" else part)).glob("*.safetensors")):
                 with safe_open(str(file), framework="pt") as f:
                     counts[part] += sum(math.prod(f.get_slice(key).get_shape()) for key in f.keys())  # noqa: SIM118
-        config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / denoiser / "config.json").read_text(encoding="utf-8"))
         decoder = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
         places = config.get("sample_size") or places
         factor = 2 ** (len(decoder["block_out_channels"]) - 1)

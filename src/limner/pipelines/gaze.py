@@ -164,10 +164,15 @@ def add_gaze(model: Model, folder: Path | None = None) -> None:
 
     Raises:
         WeightsUnavailable: none.
-        CorruptData, WeightsMismatch: see `load_gaze`.
+        CorruptData, WeightsMismatch: see `load_gaze`; also for a model that has no UNet.
     """
     from limner.registry import file_sha256
 
+    if model.pipe.denoiser_name != "unet":
+        raise WeightsMismatch(
+            f"{model.name} has no UNet for a ControlNet to steer, so the eyes cannot be given a place.",
+            "Leave it out, or paint with faceclip-sdxl.",
+        )
     if folder is None:
         if model.pipe.controlnet is not None:
             return

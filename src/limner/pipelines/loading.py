@@ -14,7 +14,7 @@ from limner.errors import ConfigError, CorruptData, WeightsMismatch, WeightsUnav
 from limner.pipelines.catalogue import DEFAULT
 from limner.pipelines.few_step import FewStep, apply_lora, few_step
 from limner.pipelines.fitting import choose_mode, free_memory, sizes_of
-from limner.pipelines.folders import model_folder
+from limner.pipelines.folders import model_folder, resolve_files
 from limner.pipelines.memory import PACKAGES, MemoryMode, demand_device, memory_mode, place, quantization
 from limner.pipelines.schedulers import make_scheduler, scheduler_name
 from limner.registry import ModelSpec, file_sha256, get_model
@@ -22,10 +22,11 @@ from limner.registry import ModelSpec, file_sha256, get_model
 if TYPE_CHECKING:
     import torch
 
-    from limner.pipelines.portrait import PortraitPipeline
+    from limner.pipelines.enrolling import EnrollingPipeline
 
 PIPELINES = {
     "FaceCLIPPipeline": "limner.pipelines.faceclip",
+    "FaceT5FluxPipeline": "limner.pipelines.facet5",
     "DreamIdentityPipeline": "limner.pipelines.dreamidentity",
     "IPAdapterPipeline": "limner.pipelines.rivals",
     "ElitePipeline": "limner.pipelines.rivals",
@@ -59,7 +60,7 @@ class Model:
     """
 
     name: str
-    pipe: PortraitPipeline
+    pipe: EnrollingPipeline
     weights: dict[str, str]
     license: str = ""
     world: str = ""
@@ -83,7 +84,7 @@ class Model:
             "method": self.pipe.method.name,
             "world": self.world,
             "device": self.pipe.device.type,
-            "dtype": str(self.pipe.unet.dtype).removeprefix("torch."),
+            "dtype": str(self.pipe.denoiser.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
             "memory": self.memory,
             "fast": self.fast.name if self.fast else "",
@@ -131,7 +132,7 @@ def load_model(
         demand_device(memory_mode(memory), where)
     quick = few_step(fast) if fast else None
     spec, folder = locate(model, accept_license=accept_license, method=method)
-    lora = _few_step_file(quick, spec) if quick else None
+    lora = _few_step_file(quick, spec, folder) if quick else None
     if memory == "auto":
         free = free_memory(where.type, where.index or 0)
         sizes = sizes_of(folder).for_pictures(batch, size)
@@ -149,7 +150,7 @@ def load_model(
         weights["unet_lora"] = file_sha256(lora)
     place(pipe, mode, where)
     if where.type == "cpu":
-        pipe.unet.to(memory_format=_channels_last())
+        pipe.denoiser.to(memory_format=_channels_last())
     return Model(
         name=spec.name if spec else folder.resolve().name,
         pipe=pipe,
@@ -161,17 +162,22 @@ def load_model(
     )
 
 
-def _few_step_file(quick: FewStep, spec: ModelSpec | None) -> Path:
+def _few_step_file(quick: FewStep, spec: ModelSpec | None, folder: Path) -> Path:
     """The LoRA's file; ConfigError where it cannot suit the model. Of somebody's own model it will show when loaded."""
     if spec is not None and spec.base != quick.base:
         raise ConfigError(
             f"The LoRA of --fast {quick.name} was made for {quick.base}; {spec.name} stands on {spec.base}.",
             "Paint without it, or with a model on that base (see `limner models`).",
         )
+    if not (folder / "unet").is_dir() and (folder / "transformer").is_dir():
+        raise ConfigError(
+            f"The LoRA of --fast {quick.name} was made for a UNet ({quick.base}); {folder} has a transformer.",
+            "Paint without it.",
+        )
     return quick.file.resolve()
 
 
-def _tuned_pipeline(method: str, folder: Path, dtype: torch.dtype, mode: MemoryMode) -> PortraitPipeline:
+def _tuned_pipeline(method: str, folder: Path, dtype: torch.dtype, mode: MemoryMode) -> EnrollingPipeline:
     from limner.pipelines.tuned import over_base
 
     if mode.weights in PACKAGES:
@@ -224,35 +230,14 @@ def spec_folder(spec: ModelSpec, *, accept_license: bool = False) -> Path:
             f"The weights of {spec.name} are not in the package, but in benchmarks/weights/{spec.cloned} of a clone.",
             "Run Limner from a clone (make install), or give a trained model's folder with --model.",
         )
-    for file in spec.files.values():
-        file.demand_license(accept_license)
-    try:
-        files = {name: f.resolve(accept_license=accept_license) for name, f in spec.files.items()}
-    except WeightsUnavailable as e:
-        raise WeightsUnavailable(*_how_to_provide(spec, e)) from e
-    from limner.pipelines.convert import convert_faceclip_sdxl
+    files = resolve_files(spec, accept_license=accept_license)
+    from limner.pipelines.convert import convert
 
-    convert_faceclip_sdxl(files, folder)
+    convert(spec.name, files, folder)
     return folder
 
 
-def _how_to_provide(spec: ModelSpec, error: WeightsUnavailable) -> tuple[str, str]:
-    """Message and hint that name every file a model lacks, its size and its source."""
-    missing = [f for f in spec.files.values() if f.cached() is None]
-    listed = "; ".join(f"{f.filename} of {f.repo} ({_size(f.size)})" for f in missing)
-    return (
-        f"{spec.name} needs {len(missing)} files, {_size(sum(f.size for f in missing))} in all, that are not on this "
-        f"machine and cannot be fetched now ({type(error.__cause__).__name__}): {listed}.",
-        "Download them from huggingface.co on another machine, and set "
-        f"{', '.join(f.variable for f in missing)} to their paths.",
-    )
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
-
-
-def load_pipeline(folder: Path, dtype: torch.dtype, mode: MemoryMode | None = None) -> PortraitPipeline:
+def load_pipeline(folder: Path, dtype: torch.dtype, mode: MemoryMode | None = None) -> EnrollingPipeline:
     """The pipeline that a folder holds, on the CPU (a UNet with 4-bit weights is on the GPU); weights as the mode says.
 
     Raises:
@@ -285,11 +270,11 @@ def load_pipeline(folder: Path, dtype: torch.dtype, mode: MemoryMode | None = No
                 str(folder),
                 torch_dtype=dtype,
                 local_files_only=True,
-                quantization_config=quantization(mode, dtype) if mode else None,
+                quantization_config=quantization(mode, dtype, pipeline.denoiser_name) if mode else None,
             )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError) as e:
         raise CorruptData(f"The model in {folder} cannot be loaded ({type(e).__name__}: {e}).") from e
-    for name in ("unet", "vae"):
+    for name in (pipeline.denoiser_name, "vae"):
         _demand_all_weights(folder / name, getattr(pipe, name))
     return pipe
 

@@ -20,7 +20,7 @@ from limner.errors import ConfigError, MissingDependency
 if TYPE_CHECKING:
     import torch
 
-    from limner.pipelines.portrait import PortraitPipeline
+    from limner.pipelines.enrolling import EnrollingPipeline
     from limner.types import Conditioning, Identity
 
 OFFLOADS = ("none", "model", "sequential")
@@ -38,7 +38,8 @@ class MemoryMode(Config):
         offload: `model` keeps only the model at work on the GPU; `sequential` only the layer at work (much slower).
         vae_slicing: decode pictures one by one.
         vae_tiling: decode large pictures in blended tiles, where the autoencoder can.
-        attention_slicing: the UNet's attention in slices; of no use where torch has a fused attention (CUDA).
+        attention_slicing: the UNet's attention in slices; of no use where torch has a fused attention (CUDA), nor known
+            to FLUX's transformer. Whatever else is said of a UNet here holds of that transformer too.
         compile: backend of torch.compile for the UNet (`inductor`); empty compiles nothing.
         weights: how the UNet's weights are kept: `fp8` (8-bit floats, all but its norms and embeddings), `int8` (linear
             layers, torchao), `nf4` (linear layers, 4 bits, bitsandbytes); empty keeps them as they are. Sums are taken
@@ -123,8 +124,9 @@ def modes_for(device: torch.device) -> list[str]:
     return [n for n, m in MODES.items() if n not in refused and not (m.weights == "fp8" and device.type == "mps")]
 
 
-def quantization(mode: MemoryMode, dtype: torch.dtype) -> Any:
-    """diffusers' PipelineQuantizationConfig with which a pipeline must be loaded for this mode; None for most modes."""
+def quantization(mode: MemoryMode, dtype: torch.dtype, denoiser: str = "unet") -> Any:
+    """diffusers' PipelineQuantizationConfig with which a pipeline must be loaded for this mode; None for most modes.
+    `denoiser` is the name of the component that denoises."""
     if mode.weights not in PACKAGES:
         return None
     from diffusers import BitsAndBytesConfig, PipelineQuantizationConfig, TorchAoConfig
@@ -135,10 +137,10 @@ def quantization(mode: MemoryMode, dtype: torch.dtype) -> Any:
         how: Any = TorchAoConfig(Int8WeightOnlyConfig())
     else:
         how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    return PipelineQuantizationConfig(quant_mapping={"unet": how})
+    return PipelineQuantizationConfig(quant_mapping={denoiser: how})
 
 
-def place(pipe: PortraitPipeline, mode: MemoryMode, device: torch.device) -> None:
+def place(pipe: EnrollingPipeline, mode: MemoryMode, device: torch.device) -> None:
     """Brings a pipeline that is on the CPU to `device`, as the mode has it; once per pipeline.
 
     Encoders are not freed here (see `encode_then_free`); int8 and nf4 weights must have been loaded as such (see
@@ -152,12 +154,12 @@ def place(pipe: PortraitPipeline, mode: MemoryMode, device: torch.device) -> Non
         pipe.vae.enable_slicing()
     if mode.vae_tiling and hasattr(pipe.vae, "use_tiling"):
         pipe.vae.enable_tiling()
-    if mode.attention_slicing:
-        pipe.unet.set_attention_slice("max")
+    if mode.attention_slicing and hasattr(pipe.denoiser, "set_attention_slice"):
+        pipe.denoiser.set_attention_slice("max")
     if mode.weights == "fp8":
         import torch
 
-        pipe.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=pipe.unet.dtype)
+        pipe.denoiser.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=pipe.denoiser.dtype)
     if mode.offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif mode.offload == "sequential":
@@ -165,7 +167,7 @@ def place(pipe: PortraitPipeline, mode: MemoryMode, device: torch.device) -> Non
     else:
         pipe.to(device)
     if mode.compile:
-        pipe.unet.compile(backend=mode.compile)
+        pipe.denoiser.compile(backend=mode.compile)
 
 
 def encode(

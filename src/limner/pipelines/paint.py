@@ -24,6 +24,7 @@ from limner.types import Conditioning, Identity, Portrait
 
 if TYPE_CHECKING:
     from limner.pipelines.loading import Model
+    from limner.pipelines.portrait import PortraitPipeline
 
 OnStep = Callable[[int, int], None]
 """Called after every denoising step with (steps done, steps in all) of the present batch."""
@@ -98,7 +99,11 @@ class Dials(Config):
 def default_dials(model: Model, **changes: Any) -> Dials:
     """What the model recommends, or the few-step LoRA in it, with every change that is not None; no face guidance and
     no face detail where the model's memory mode sends parts away or rounds weights, and no face detail where the eyes
-    have a place."""
+    have a place.
+
+    Raises:
+        ConfigError: a dial out of range, or one that the model's kind of denoiser cannot follow.
+    """
     from limner.pipelines.memory import memory_mode
     from limner.pipelines.schedulers import scheduler_name
 
@@ -122,7 +127,9 @@ def default_dials(model: Model, **changes: Any) -> Dials:
             "pag_scale": 0.0,
             "scheduler": model.fast.scheduler,
         }
-    return Dials.from_dict(values | {k: v for k, v in changes.items() if v is not None})
+    dials = Dials.from_dict(values | {k: v for k, v in changes.items() if v is not None})
+    pipe.arguments(dials)
+    return dials
 
 
 def paint(
@@ -158,6 +165,7 @@ def paint(
     from limner.pipelines.face_detail import demand_plain
 
     dials.demand_heard(negative_prompt)
+    model.pipe.arguments(dials)  # raises what this model cannot follow before anything is encoded
     model.set_scheduler(dials.scheduler)
     digest = identity.digest() if identity is not None else ""
     people = group_facts(identity)
@@ -167,7 +175,7 @@ def paint(
         made = ready and ready[prompt]
         conditioning = made or model.pipe.condition(prompt, identity, negative_prompt, dials.strength)
         if dials.rescue != "never":
-            demand_plain(model.pipe, conditioning)
+            demand_plain(_with_unet(model), conditioning)
         placed = conditioning
         if dials.gaze:
             place = gaze_image(parse_gaze(dials.gaze), dials.height, dials.width)
@@ -234,7 +242,7 @@ def paint_batch(
         if on_step is not None:
             on_step(step + 1, model.pipe.num_timesteps)
         if on_latents is not None:
-            on_latents(tensors["latents"])
+            on_latents(model.pipe.as_map(tensors["latents"], dials.height, dials.width))
         return tensors
 
     output: Any = model.pipe(
@@ -242,14 +250,10 @@ def paint_batch(
         num_images_per_prompt=len(seeds) // conditioning.prompt_embeds.shape[0],
         generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
         num_inference_steps=dials.steps,
-        guidance_scale=dials.guidance_scale,
-        guidance_rescale=dials.guidance_rescale,
-        pag_scale=dials.pag_scale,
-        face_guidance=dials.face_guidance,
-        face_detail=dials.face_detail,
         height=dials.height,
         width=dials.width,
         callback_on_step_end=after_step,
+        **model.pipe.arguments(dials),
     )
     return [_marked(image) for image in output.images] if dials.watermark else output.images
 
@@ -265,7 +269,7 @@ def _rescued(
 ) -> tuple[Any, Plan]:
     """The picture with its small faces painted again, and what was done."""
     done = rescue(
-        model.pipe,
+        _with_unet(model),
         image,
         conditioning,
         mode=dials.rescue,
@@ -278,6 +282,12 @@ def _rescued(
         plan=plan,
     )
     return done.image, done.plan
+
+
+def _with_unet(model: Model) -> PortraitPipeline:
+    """The pipeline of a model that was asked for what only a UNet can do; `arguments` has refused others."""
+    pipe: Any = model.pipe
+    return pipe
 
 
 def _marked(image: Any) -> Any:

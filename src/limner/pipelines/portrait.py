@@ -1,4 +1,4 @@
-"""The base of Limner's pipelines: diffusers' own SDXL pipeline, told what to paint by a method's `Conditioning`.
+"""The base of pipelines with a UNet: diffusers' own SDXL pipeline, told what to paint by a method's `Conditioning`.
 
 Everything from the embeddings onward (schedulers, guidance, callbacks, offload, decoding) *is* diffusers' code, so that
 the same embeddings give, bit for bit, the pictures of `StableDiffusionXLPipeline`. What is added lies before it: who is
@@ -8,97 +8,62 @@ painted (faces, or an identity) and how that becomes embeddings (the method).
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
-from abc import abstractmethod
 from collections.abc import Sequence
-from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from diffusers.image_processor import VaeImageProcessor
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_output import StableDiffusionXLPipelineOutput
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 
-from limner.errors import ConfigError, PromptError, WeightsMismatch
-from limner.faces import FaceEmbedder, ImageSource
-from limner.methods.base import Method, demand_guidance
+from limner.errors import ConfigError, WeightsMismatch
+from limner.methods.base import demand_guidance
+from limner.pipelines.enrolling import EnrollingPipeline, FaceInput
 from limner.pipelines.face_detail import demand_plain, with_face_detail
 from limner.pipelines.face_guidance import face_guided
 from limner.pipelines.gaze import Gaze, gaze_image, parse_gaze, steered
-from limner.pipelines.people import as_sources, gather_references
 from limner.pipelines.perturbed import default_layers, perturbed
 from limner.pipelines.regions import apart, condition_group, is_group
-from limner.types import Conditioning, Face, Identity
+from limner.types import Conditioning, Identity
 
-log = logging.getLogger(__name__)
-
-FaceInput = Face | ImageSource | Sequence[Face | ImageSource]
-"""One picture of a person or several of the same person: aligned faces, or whatever `limner.faces.load_image` takes."""
+if TYPE_CHECKING:
+    from limner.pipelines.paint import Dials
 
 
-class PortraitPipeline(StableDiffusionXLPipeline):
+class PortraitPipeline(EnrollingPipeline, StableDiffusionXLPipeline):  # type: ignore[misc]
     """Paints people. Subclasses name their components in `__init__` and build their `method` from them.
-
-    Every subclass has the facts `default_steps`, `default_guidance` (what the model is recommended to be sampled with)
-    and `world` in its configuration.
 
     The two CLIP text encoders of SDXL do not exist here; a LoRA's layers for them are skipped with a warning.
     """
 
-    text_encoder: Any = None
-    text_encoder_2: Any = None
-    tokenizer_2: Any = None
-    image_encoder: Any = None
-    feature_extractor: Any = None
+    sampling: ClassVar[frozenset[str]] = frozenset(
+        (
+            "timesteps", "sigmas", "denoising_end", "eta", "guidance_rescale", "cross_attention_kwargs",
+            "original_size", "crops_coords_top_left", "target_size", "negative_original_size",
+            "negative_crops_coords_top_left", "negative_target_size",
+        )
+    )  # fmt: skip
     watermark: Any = None
-    controlnet: Any = None
-    detailer: Any = None
-    config: Any
-    vae: Any
     unet: Any
-    scheduler: Any
-    _offload_device: Any
-    _optional_components = []  # noqa: RUF012 (diffusers' way)
-    _lora_loadable_modules = ["unet"]  # noqa: RUF012
-    _offloaded_whole: tuple[str, ...] = ()
-    _whole_hooks: Sequence[Any] = ()
-
-    def __init__(self, components: dict[str, Any], facts: dict[str, Any]) -> None:
-        # Not SDXL's own __init__: it would register text encoders that are no part of this pipeline.
-        DiffusionPipeline.__init__(self)
-        self.register_modules(**components)
-        self.register_to_config(**facts)
-        self.vae_scale_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
-
-    @property
-    @abstractmethod
-    def method(self) -> Method:
-        """The method that turns faces and prompts into conditioning, over this pipeline's components."""
-
-    @property
-    def device(self) -> torch.device:
-        """As in diffusers; an encoder whose memory was freed says nothing of it."""
-        found = super().device
-        return self.unet.device if found.type == "meta" else found
-
-    @property
-    def embedder(self) -> FaceEmbedder | None:
-        """The method's own recogniser, if it has one; tells references apart and ranks pictures."""
-        return None
+    _lora_loadable_modules = ["unet"]  # noqa: RUF012 (diffusers' way)
 
     @property
     def default_size(self) -> tuple[int, int]:
-        """(height, width) in pixels of what is painted when no size is asked for: what the UNet was trained at."""
+        """As in `EnrollingPipeline`: what the UNet was trained at."""
         places = self.unet.config.sample_size
         height, width = (places, places) if isinstance(places, int) else places
         return height * self.vae_scale_factor, width * self.vae_scale_factor
 
     @property
+    def size_unit(self) -> int:
+        return math.lcm(8, self.vae_scale_factor)
+
+    def latents_shape(self, pictures: int, height: int, width: int) -> tuple[int, ...]:
+        f = self.vae_scale_factor
+        return pictures, self.unet.config.in_channels, height // f, width // f
+
+    @property
     def default_pag(self) -> float:
-        """The weight of perturbed-attention guidance that the model is recommended to be sampled with."""
         return float(self.config.get("default_pag", 0.0))
 
     @property
@@ -109,42 +74,15 @@ class PortraitPipeline(StableDiffusionXLPipeline):
 
     @property
     def default_face_guidance(self) -> float:
-        """The weight of face guidance that the model is recommended to be sampled with."""
         return float(self.config.get("default_face_guidance", 0.0))
 
     @property
     def default_face_detail(self) -> float:
-        """How much of a face the model is recommended to paint anew, larger, when a picture is done."""
         return 0.0 if self.detailer is None else float(self.detailer.config.strength)
 
-    def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
-        """As in diffusers, layer by layer; but the method's own models, which read parameters across layers, go to the
-        accelerator whole, and only while they encode."""
-        from accelerate import cpu_offload_with_hook
-
-        whole = [name for name in self.components if name in self._offloaded_whole]
-        self._exclude_from_cpu_offload = list(self._exclude_from_cpu_offload) + whole
-        super().enable_sequential_cpu_offload(gpu_id, device)
-        self._exclude_from_cpu_offload = [n for n in self._exclude_from_cpu_offload if n not in whole]
-        self._whole_hooks = [cpu_offload_with_hook(getattr(self, name), self._offload_device)[1] for name in whole]
-        for hook in self._whole_hooks:
-            hook.offload()
-
-    @torch.no_grad()
-    def enroll(self, face: FaceInput) -> Identity:
-        """The identity of the person in one picture or several of them.
-
-        Faces are found in pictures that are no aligned faces; of several, the largest is taken. Where the model can
-        tell people apart, pictures that show somebody else than most do are left out. Both are logged.
-
-        Raises:
-            FaceError: no face in a picture, or different people.
-            ImageError: a picture that cannot be read.
-        """
-        references = gather_references(as_sources(face), embedder=self.embedder)
-        for remark in references.remarks:
-            log.warning(remark)
-        return self.method.enroll(references.faces)
+    def arguments(self, dials: Dials) -> dict[str, Any]:
+        names = ("guidance_scale", "guidance_rescale", "pag_scale", "face_guidance", "face_detail")
+        return {name: getattr(dials, name) for name in names}
 
     @torch.no_grad()
     def condition(
@@ -158,9 +96,7 @@ class PortraitPipeline(StableDiffusionXLPipeline):
         (`limner.pipelines.regions.group`); `strength` then holds for each of them."""
         if identity is not None and is_group(identity):
             return condition_group(lambda one: self.condition(prompt, one, negative_prompt, strength), identity)
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        negatives = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
-        return self.method.condition(identity, prompts, negative_prompts=negatives, strength=strength)
+        return super().condition(prompt, identity, negative_prompt, strength)
 
     @torch.no_grad()
     def __call__(
@@ -260,8 +196,7 @@ class PortraitPipeline(StableDiffusionXLPipeline):
             detail = 0.0
         if detail:
             demand_plain(self, conditioning)
-        for hook in self._whole_hooks:
-            hook.offload()
+        self._send_away()
         pictures = conditioning.prompt_embeds.shape[0] * num_images_per_prompt
         self._check_noise(generator, latents, pictures, height, width)
 
@@ -340,75 +275,12 @@ class PortraitPipeline(StableDiffusionXLPipeline):
             negative_prompt_embeds, negative_pooled_prompt_embeds = made.negative_prompt_embeds, made.negative_pooled
 
         def spread(rows: torch.Tensor | None) -> torch.Tensor | None:
-            if rows is None:
-                return None
-            return (
-                rows.to(self.unet.dtype)
-                .to(device or self._execution_device)
-                .repeat_interleave(num_images_per_prompt, dim=0)
-            )
+            return self._spread(rows, num_images_per_prompt, device)
 
         positive, pooled = spread(prompt_embeds), spread(pooled_prompt_embeds)
         if not do_classifier_free_guidance:
             return positive, negative_prompt_embeds, pooled, negative_pooled_prompt_embeds
         return positive, spread(negative_prompt_embeds), pooled, spread(negative_pooled_prompt_embeds)
-
-    @classmethod
-    def load_lora_into_text_encoder(  # type: ignore[override]
-        cls, state_dict: dict[str, Any], *args: Any, prefix: str, **kwargs: Any
-    ) -> None:
-        """Skips layers for SDXL's text encoders, which this pipeline does not have, and says so."""
-        if any(key.startswith(f"{prefix}.") for key in state_dict):
-            log.warning("The LoRA's layers for %s are skipped: %s has no such component.", prefix, cls.__name__)
-
-    def _check_source(
-        self, prompt: Any, face: Any, identity: Any, conditioning: Any, negative_prompt: Any, strength: float
-    ) -> None:
-        said = {"prompt": prompt, "face": face, "identity": identity, "negative_prompt": negative_prompt}
-        also = [name for name, value in said.items() if value is not None] + ["strength"] * (strength != 1)
-        if conditioning is not None and also:
-            raise ConfigError(f"conditioning says everything; {also[0]} cannot be given with it.")
-        if face is not None and identity is not None:
-            raise ConfigError("Either face or identity says who is painted; both were given.")
-        if conditioning is None and not prompt:
-            raise PromptError("Nothing to paint: neither prompt nor conditioning was given.")
-        if identity is not None and not isinstance(identity, Identity):
-            raise ConfigError(f"identity is a {type(identity).__name__}; an Identity is expected.")
-
-    def _check_size(self, height: int, width: int) -> None:
-        unit = math.lcm(8, self.vae_scale_factor)
-        for name, value in (("height", height), ("width", width)):
-            if value <= 0 or value % unit:
-                raise ConfigError(f"{name} is {value!r}; allowed: multiples of {unit}.")
-
-    def _check_sampling(
-        self, steps: int, pictures: int, output_type: str, watched: Sequence[str], sampling: dict[str, Any]
-    ) -> None:
-        if steps < 1:
-            raise ConfigError(f"num_inference_steps is {steps!r}; allowed: 1 or more.")
-        most = self.scheduler.config.get("original_inference_steps")
-        if most is not None and steps > most:
-            name = type(self.scheduler).__name__
-            raise ConfigError(
-                f"num_inference_steps is {steps}; {name} allows {most} at most.", "Take fewer, or another scheduler."
-            )
-        if pictures < 1:
-            raise ConfigError(f"num_images_per_prompt is {pictures!r}; allowed: 1 or more.")
-        if output_type not in _OUTPUTS:
-            raise ConfigError(f"output_type is {output_type!r}; allowed: {', '.join(_OUTPUTS)}.")
-        strangers = [name for name in watched if name not in self._callback_tensor_inputs]
-        if strangers:
-            allowed = ", ".join(self._callback_tensor_inputs)
-            raise ConfigError(f"callback_on_step_end_tensor_inputs has {strangers[0]!r}; allowed: {allowed}.")
-        unknown = sorted(set(sampling) - _SAMPLING)
-        if unknown:
-            allowed = ", ".join(sorted(_SAMPLING))
-            raise ConfigError(
-                f"{type(self).__name__} has no argument {unknown[0]!r}; sampling is steered by: {allowed}."
-            )
-        for name in ("timesteps", "sigmas"):
-            if sampling.get(name) is not None and name not in signature(self.scheduler.set_timesteps).parameters:
-                raise ConfigError(f"{type(self.scheduler).__name__} takes no {name} of one's own; Euler and others do.")
 
     def _check_conditioning(self, c: Conditioning, guidance: float) -> None:
         width = self.unet.config.cross_attention_dim
@@ -433,21 +305,3 @@ class PortraitPipeline(StableDiffusionXLPipeline):
             )
         if c.control_image is not None and c.regions:
             raise ConfigError("Several people have regions; a place for one pair of eyes cannot be given with them.")
-
-    def _check_noise(self, generator: Any, latents: Any, pictures: int, height: int, width: int) -> None:
-        if isinstance(generator, list) and len(generator) != pictures:
-            raise ConfigError(f"{pictures} pictures need as many generators, or a single one; got {len(generator)}.")
-        f = self.vae_scale_factor
-        shape = (pictures, self.unet.config.in_channels, height // f, width // f)
-        if latents is not None and tuple(latents.shape) != shape:
-            raise ConfigError(f"latents have shape {tuple(latents.shape)}; {shape} is needed.")
-
-
-_OUTPUTS = ("pil", "np", "pt", "latent")
-_SAMPLING = frozenset(
-    (
-        "timesteps", "sigmas", "denoising_end", "eta", "guidance_rescale", "cross_attention_kwargs", "original_size",
-        "crops_coords_top_left", "target_size", "negative_original_size", "negative_crops_coords_top_left",
-        "negative_target_size",
-    )
-)  # fmt: skip

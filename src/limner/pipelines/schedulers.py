@@ -35,7 +35,8 @@ def make_scheduler(name: str, like: Any) -> Any:
         like: the scheduler the model came with.
 
     Raises:
-        ConfigError: no such scheduler.
+        ConfigError: no such scheduler, or one of another kind: flow matching and noise schedules have nothing in
+            common.
     """
     import diffusers
     import torch
@@ -45,11 +46,38 @@ def make_scheduler(name: str, like: Any) -> Any:
     kind: Any = getattr(diffusers, kind_name, None)
     if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
         raise ConfigError(f"Unknown scheduler {name!r}; known: {', '.join(SCHEDULERS)}, or a class of diffusers.")
+    if is_flow(kind) != is_flow(type(like)):
+        what = "flow matching" if is_flow(type(like)) else "a noise schedule"
+        raise ConfigError(
+            f"{name} is no scheduler for this model, which samples {what} ({type(like).__name__}).",
+            "Leave the scheduler out, or name one of that kind.",
+        )
     accepted = inspect.signature(kind.__init__).parameters
     if "clip_sample" in accepted and "clip_sample" not in like.config:
         changes = {**changes, "clip_sample": False}
     with torch.device("cpu"):  # some compute with numpy on the way, which the meta device does not allow
         return kind.from_config(like.config, **changes)  # type: ignore[attr-defined]
+
+
+def schedulers_for(own: Any) -> list[str]:
+    """Short names that `make_scheduler` makes for a model whose own scheduler this is, that one's among them."""
+    name = scheduler_name(own)
+    return [name] if is_flow(type(own)) else sorted({*SCHEDULERS, name})
+
+
+def is_flow(kind: type) -> bool:
+    """Whether schedulers of this class sample flow matching (FLUX), not a noise schedule of betas."""
+    return kind.__name__.startswith("FlowMatch")
+
+
+def demand_flow(scheduler: Any) -> None:
+    """Raises ConfigError for a scheduler that FLUX cannot be sampled with: it must take FLUX's own noise levels, and
+    how far the size of the picture shifts them."""
+    takes = inspect.signature(scheduler.set_timesteps).parameters
+    if not (is_flow(type(scheduler)) and {"sigmas", "mu"} <= set(takes)):
+        raise ConfigError(
+            f"{type(scheduler).__name__} cannot sample FLUX.", "Take FlowMatchEulerDiscreteScheduler, as published."
+        )
 
 
 def scheduler_name(scheduler: Any) -> str:

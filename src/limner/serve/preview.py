@@ -25,7 +25,8 @@ def preview_jpeg(pipe: Any, latents: Any) -> bytes | None:
         z = functional.avg_pool2d(z, shrink)
     with torch.no_grad():
         weights = next(pipe.vae.parameters())
-        z = z.to(weights.device, weights.dtype) / pipe.vae.config.scaling_factor
+        shift = pipe.vae.config.get("shift_factor") or 0.0
+        z = z.to(weights.device, weights.dtype) / pipe.vae.config.scaling_factor + shift
         pixels = pipe.vae.decode(z, return_dict=False)[0].float()
     if not torch.isfinite(pixels).all():  # SDXL's own autoencoder overflows in half precision
         return None

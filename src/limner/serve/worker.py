@@ -15,7 +15,7 @@ from limner.pipelines.gaze import gaze_image, parse_gaze
 from limner.pipelines.paint import Dials, as_portrait, default_dials, paint_batch
 from limner.pipelines.recogniser import own_embedding
 from limner.pipelines.remarks import prompt_remarks, truncation_remarks, world_remarks
-from limner.pipelines.schedulers import SCHEDULERS
+from limner.pipelines.schedulers import schedulers_for
 from limner.provenance import MAX_IDENTITY_BYTES, compact, encode_portrait, picture_world
 from limner.serve.errors import ServiceError, Unsupported
 from limner.serve.jobs import Job, Limits, PaintRequest, Picture, Status
@@ -55,8 +55,8 @@ def model_facts(held: Held) -> dict[str, Any]:
         "placed_weights": dict(model.weights),
         "lacks": dict(held.lacks),
         "dials": default_dials(model).to_dict(),
-        "size_unit": max(8, model.pipe.vae_scale_factor),
-        "schedulers": sorted({*SCHEDULERS, default_dials(model).scheduler}),
+        "size_unit": model.pipe.size_unit,
+        "schedulers": schedulers_for(model.pipe.scheduler),
     }
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from limner.errors import ConfigError
 
+RIDGE = 1e-5
 SPREAD = 0.1
 """Noise on copied channels, in deviations of the tensor's values, so that copies do not learn alike."""
 
@@ -132,7 +133,8 @@ class _Copy:
         times = torch.arange(self.old.config.get("num_train_timesteps", 1000)).float()
         was, now = self.old.time_proj(times).double(), self.new.time_proj(times).double()
         first = self.old.time_embedding.linear_1.weight.double()
-        solved = torch.linalg.lstsq(now, was @ first.T, driver="gelsd").solution
+        small = RIDGE * torch.eye(now.shape[1], dtype=now.dtype)  # large values that cancel are lost in half precision
+        solved = torch.linalg.solve(now.T @ now + len(times) * small, now.T @ was @ first.T)
         self.new.time_embedding.linear_1.weight.copy_(solved.T)
 
     def _attentions(self, was: Any, now: Any) -> None:
