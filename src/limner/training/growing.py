@@ -2,21 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
+from torch.nn import functional as F
 
 from limner.errors import ConfigError
 
-RIDGE = 1e-5
-SPREAD = 0.1
+SPREAD = 0.05
 """Noise on copied channels, in deviations of the tensor's values, so that copies do not learn alike."""
+RIDGE = 1e-5
+"""Keeps the weights of the time embedding small: large ones that cancel each other are lost in half precision."""
 
 
-def grow(old: Any, channels: tuple[int, ...], layers: tuple[int, ...], spread: float = SPREAD) -> Any:
+class GrownNorm(NamedTuple):
+    """A normalisation, the one that it grew from, and which of its channels each of the new ones repeats."""
+
+    was: nn.GroupNorm
+    now: nn.GroupNorm
+    channels: torch.Tensor
+
+
+class Grown(NamedTuple):
+    """A UNet that grew, the one that it grew from, and its normalisations in the order in which they are met."""
+
+    unet: Any
+    old: Any
+    norms: tuple[GrownNorm, ...]
+
+    @torch.no_grad()
+    def settle(self, forward: Callable[[Any], Any]) -> None:
+        """Fits the normalisations to what those of the old UNet give for examples, one after the other, by least
+        squares for each channel: groups of other channels have other means and deviations.
+
+        Args:
+            forward: calls the UNet that it is given on examples.
+        """
+        wanted: dict[nn.Module, torch.Tensor] = {}
+        hooks = [n.was.register_forward_hook(lambda m, _, out: wanted.update({m: out})) for n in self.norms]
+        forward(self.old)
+        for hook in hooks:
+            hook.remove()
+        for was, now, channels in self.norms:
+            read = F.group_norm(_input_of(now, self.unet, forward), now.num_groups, eps=now.eps).flatten(2)
+            target = wanted[was].flatten(2)[:, channels]
+            middle, aim = read.mean((0, 2), keepdim=True), target.mean((0, 2), keepdim=True)
+            gain = ((read - middle) * (target - aim)).sum((0, 2)) / (read - middle).square().sum((0, 2)).clamp(min=1e-6)
+            now.weight.copy_(gain)
+            now.bias.copy_(aim.flatten() - gain * middle.flatten())
+
+
+class _Seen(Exception):
+    """Ends a forward pass that has gone far enough."""
+
+
+def _input_of(module: nn.Module, unet: Any, forward: Callable[[Any], Any]) -> torch.Tensor:
+    """What a module of a UNet reads in a forward pass."""
+    read: list[torch.Tensor] = []
+
+    def stop(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        read.append(given[0])
+        raise _Seen
+
+    hook = module.register_forward_pre_hook(stop)
+    try:
+        forward(unet)
+    except _Seen:
+        pass
+    finally:
+        hook.remove()
+    return read[0]
+
+
+def grow(old: Any, channels: tuple[int, ...], layers: tuple[int, ...], spread: float = SPREAD) -> Grown:
     """A UNet of `channels` and `layers` of residual blocks per level that predicts about what `old` does.
 
     Wider levels repeat their channels and divide by their number where they are read (arXiv 1511.05641, Section 2.2);
@@ -52,9 +113,10 @@ def grow(old: Any, channels: tuple[int, ...], layers: tuple[int, ...], spread: f
     new: Any = UNet2DConditionModel.from_config(
         {**config, "block_out_channels": channels, "layers_per_block": layers, "time_embedding_dim": width}
     )
+    copy = _Copy(old, new, before, channels, blocks)
     if not new.conv_in.weight.is_meta:  # only counted
-        _Copy(old, new, before, channels, blocks).run(spread)
-    return new.train(old.training)
+        copy.run(spread)
+    return Grown(new.train(old.training), old, tuple(copy.norms))
 
 
 def _per_level(layers: int | Iterable[int], levels: int) -> tuple[int, ...]:
@@ -79,6 +141,7 @@ class _Copy:
     ) -> None:
         self.old, self.new, self.blocks = old, new, blocks
         self.maps = [_repeat(*sizes) for sizes in zip(before, after, strict=True)]
+        self.norms: list[GrownNorm] = []
         self.touched: list[tuple[nn.Parameter, torch.Tensor]] = []
 
     @torch.no_grad()
@@ -90,8 +153,7 @@ class _Copy:
             part.load_state_dict(kept, strict=False)
         new.add_embedding.linear_1.weight.copy_(old.add_embedding.linear_1.weight)
         self._times()
-        whole = torch.arange(old.config.in_channels)
-        self._layer(old.conv_in, new.conv_in, whole, maps[0])
+        self._layer(old.conv_in, new.conv_in, torch.arange(old.config.in_channels), maps[0])
         skips, x = [maps[0]], maps[0]
         for level, (was, now) in enumerate(zip(old.down_blocks, new.down_blocks, strict=True)):
             self._attentions(was, now)
@@ -108,11 +170,11 @@ class _Copy:
         for i, (was, now) in enumerate(zip(old.up_blocks, new.up_blocks, strict=True)):
             level = len(maps) - 1 - i
             self._attentions(was, now)
-            kept = self.blocks[level]  # its first blocks and its last one, which reads what the level was given
+            blocks = self.blocks[level]  # kept: its first blocks and its last one, which reads what the level was given
             for k, resnet in enumerate(now.resnets):
                 skip = skips.pop()
                 last = k == len(now.resnets) - 1
-                if last or k < kept:
+                if last or k < blocks:
                     self._resnet(
                         was.resnets[-1 if last else k], resnet, torch.cat([x, skip + 1 + x.max()]), maps[level]
                     )
@@ -122,19 +184,22 @@ class _Copy:
             if now.upsamplers:
                 self._layer(was.upsamplers[0].conv, now.upsamplers[0].conv, x, x)
         self._layer(old.conv_norm_out, new.conv_norm_out, x, x)
-        self._layer(old.conv_out, new.conv_out, x, whole)
+        self._layer(old.conv_out, new.conv_out, x, torch.arange(old.config.out_channels))
         generator = torch.Generator().manual_seed(0)
         for parameter, copied in self.touched:
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter += spread * parameter.std() * noise * copied
+            parameter.add_(spread * parameter.std() * noise * copied)
 
     def _times(self) -> None:
         """The first layer of the time embedding, for sinusoids of other frequencies: the nearest linear map."""
+        if len(self.maps[0]) == self.old.time_embedding.linear_1.in_features:
+            self.new.time_embedding.linear_1.weight.copy_(self.old.time_embedding.linear_1.weight)
+            return
         times = torch.arange(self.old.config.get("num_train_timesteps", 1000)).float()
         was, now = self.old.time_proj(times).double(), self.new.time_proj(times).double()
         first = self.old.time_embedding.linear_1.weight.double()
-        small = RIDGE * torch.eye(now.shape[1], dtype=now.dtype)  # large values that cancel are lost in half precision
-        solved = torch.linalg.solve(now.T @ now + len(times) * small, now.T @ was @ first.T)
+        ridge = RIDGE * len(times) * torch.eye(now.shape[1], dtype=now.dtype)
+        solved = torch.linalg.solve(now.T @ now + ridge, now.T @ was @ first.T)
         self.new.time_embedding.linear_1.weight.copy_(solved.T)
 
     def _attentions(self, was: Any, now: Any) -> None:
@@ -169,6 +234,7 @@ class _Copy:
         """Copies a layer or a normalisation; `reads` and `writes` are the old channels behind the new ones."""
         if was.weight.ndim == 1:
             now.weight.copy_(was.weight[writes])
+            self.norms.append(GrownNorm(was, now, writes))
         else:
             share = 1 / torch.bincount(reads)[reads].float()
             weight = was.weight[writes][:, reads]

@@ -36,7 +36,7 @@ from limner.training.denoising import (
 )
 from limner.training.dice import Dice
 from limner.training.face_weights import place_weights
-from limner.training.growing import grow
+from limner.training.growing import Grown, grow
 from limner.training.identity_loss import IdentityLoss, IdentityLossSettings, RowLosses
 from limner.training.parts import autoencoder_of, face_of, unet_of
 from limner.training.sheets import contact_sheet
@@ -44,6 +44,8 @@ from limner.training.task import Losses, Report, Task, channels_last
 from limner.training.towers import face_features
 
 SAMPLING_STEPS = 30
+EXAMPLES = 128
+"""Pictures by which a UNet that grew is settled."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,7 @@ class DiffusionTask(Task[DiffusionSettings]):
     name = "diffusion"
     settings_class: ClassVar = DiffusionSettings
     shards: ClassVar[tuple[str, ...]] = ("BasicTransformerBlock", "ResnetBlock2D")
+    grown: Grown | None = None
     sampling_steps: int = SAMPLING_STEPS
     """Of sheets, and what the exported pipeline recommends."""
 
@@ -225,6 +228,9 @@ class DiffusionTask(Task[DiffusionSettings]):
             faces = [face_features(self.judge, t, self.device, report) if self.judge else None for t in tables]
             targets = [Targets(*own) for own in zip(tables, latents, faces, strict=True)]
             self.sources.append(_Rows(targets, self.conditioner, self.conditioner.prepare(tables, self.device, report)))
+        if self.grown is not None:
+            self._settle(self.grown)
+            self.grown = None
 
     def source(self) -> Source:
         return self.sources[0]
@@ -335,7 +341,23 @@ class DiffusionTask(Task[DiffusionSettings]):
                 f"The UNet in {settings.init} reads embeddings of {unet.config.cross_attention_dim} channels; "
                 f"the encoder gives {width}."
             )
-        return grow(unet, settings.grow_channels, settings.grow_layers) if settings.grow_channels else unet
+        if not settings.grow_channels:
+            return unet
+        self.grown = grow(unet, settings.grow_channels, settings.grow_layers)
+        return self.grown.unet
+
+    def _settle(self, grown: Grown) -> None:
+        """Has a UNet that grew paint as the one that it grew from, on the first pictures."""
+        rows = self.sources[0].first_group()
+        rows = rows[np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).astype(int)]
+        for module in (grown.old, grown.unet, *self.conditioner.modules):
+            module.to(self.device)
+        batch = {k: v.to(self.device) for k, v in self.sources[0].batch(rows, step=0).items()}
+        dice = Dice(0, 0, range(len(rows)), self.device)
+        noisy = noisy_latents(self.settings.schedule, batch, dice)
+        said = self.conditioner.draw(batch, dice, self.settings.prompts, self.settings.dropout)
+        added = {"text_embeds": said.pooled, "time_ids": batch["time"].float()}
+        grown.settle(lambda unet: unet(noisy.seen, noisy.t, said.embeds, added_cond_kwargs=added))
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         return decode_latents(self.autoencoder, latents)

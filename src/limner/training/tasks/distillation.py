@@ -69,6 +69,7 @@ class DistillationSettings(DiffusionSettings):
     def validate(self) -> None:
         super().validate()
         self.check(bool(self.init), "init", "a folder with the teacher")
+        self.check(not self.grow_channels, "grow_channels", "empty: student and teacher are of one size")
         self.check(self.steps >= 1, "steps", "1 or more")
         self.check(0 <= self.on_policy <= 1, "on_policy", "0 to 1")
         self.check(FIRST < self.critic_noise <= 1, "critic_noise", f"above {FIRST:g} to 1")
