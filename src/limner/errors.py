@@ -145,6 +145,12 @@ class TrainingDiverged(LimnerError):
     code = "diverged"
 
 
+class ProcessLost(LimnerError):
+    """Another of the processes that train together was killed or cannot be reached; the last checkpoint is complete."""
+
+    code = "process_lost"
+
+
 class CorruptData(LimnerError):
     """A file that Limner wrote (shard, manifest, checkpoint, identity) is damaged or was changed by hand."""
 

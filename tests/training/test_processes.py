@@ -33,11 +33,15 @@ def trained(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFactor
         both = {"data": data, "held_out": data, **settings}
         path.write_text(yaml.safe_dump({"name": task, "task": task, "settings": both, "loop": how, "run": run}))
         names.append(str(path))
-    driver = Path(__file__).with_name("pair_driver.py")
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "LIMNER_CACHE": str(cache)}
-    done = subprocess.run([sys.executable, str(driver), str(folder), *names], capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr[-4000:]
+    drive("pair_driver.py", cache, str(folder), *names)
     return folder
+
+
+def drive(name: str, cache: Path, *arguments: str) -> None:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "LIMNER_CACHE": str(cache)}
+    command = [sys.executable, str(Path(__file__).with_name(name)), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 @pytest.mark.parametrize("task", ["autoencoder", "clip"])
@@ -54,3 +58,18 @@ def test_two_processes_equal_one(trained: Path, task: str) -> None:
     assert a.keys() == b.keys()
     for name in a:
         assert (a[name] - b[name]).abs().max() < 2e-4, name
+
+
+def test_a_killed_process_ends_the_others_and_costs_no_more_than_the_last_checkpoint(
+    trained: Path, cache: Path, tmp_path: Path
+) -> None:
+    drive("lost_driver.py", cache, str(trained / "autoencoder.yaml"), str(tmp_path))
+    said = json.loads((tmp_path / "said.json").read_text())
+    assert said["code"] == "process_lost"
+    assert "one of them is gone" in said["message"]
+    assert "The checkpoint of step 2" in said["hint"]
+    whole, resumed = (
+        load_file(out / "checkpoints" / "step-00000005" / "ema.safetensors")
+        for out in (trained / "autoencoder-2", tmp_path)
+    )
+    assert all((whole[name] - resumed[name]).abs().max() < 1e-6 for name in whole)

@@ -42,5 +42,10 @@ def processes() -> int:
     return distributed.get_world_size() if _several() else 1
 
 
+def company_lost(error: RuntimeError) -> bool:
+    """Whether an error means that another process cannot be reached; gloo's errors have no class of their own."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error) or "by peer" in str(error)
+
+
 def _several() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

@@ -16,12 +16,12 @@ from torch import nn
 from limner.config import Config
 from limner.data.loader import Share, batches
 from limner.data.order import Order
-from limner.errors import ConfigError, OutputConflict, TrainingDiverged
+from limner.errors import ConfigError, OutputConflict, ProcessLost, TrainingDiverged
 from limner.precision import affordable
 from limner.training.checkpoint import Checkpoints, whole_folder, whole_weights
 from limner.training.compiling import compiled
 from limner.training.dice import Dice, seed_everything
-from limner.training.distributed import gather_labels
+from limner.training.distributed import company_lost, gather_labels
 from limner.training.ema import Ema
 from limner.training.folder import claim_folder, locked
 from limner.training.optimizer import build_optimizer
@@ -154,7 +154,8 @@ class Trainer:
         with stop, reporter as self.reporter:
             if start:
                 self.reporter.line(f"resumed from step {start}")
-            step, reason = self._steps(start, stop)
+            with self._company():
+                step, reason = self._steps(start, stop)
             with reporter.pause():
                 self._save(step)
                 if step == self.loop.steps:
@@ -230,6 +231,21 @@ class Trainer:
                 if reason:
                     return done, reason
         return loop.steps, ""
+
+    @contextmanager
+    def _company(self) -> Iterator[None]:
+        """Inside, it is a typed error if another process is gone."""
+        try:
+            yield
+        except RuntimeError as e:
+            if not (self.share.world > 1 and company_lost(e)):
+                raise
+            steps = self.checkpoints.steps()
+            raise ProcessLost(
+                f"{self.share.world} processes train together, and one of them is gone: {str(e).splitlines()[0]}",
+                (f"The checkpoint of step {steps[-1]} in {self.checkpoints.folder} is complete. " if steps else "")
+                + "See in that one's output why it died; the same command, on as many processes or fewer, goes on.",
+            ) from e
 
     def _step(self, step: int, stream: Any) -> Any:
         """One optimizer step; returns a function that gives the scalars for the log."""
