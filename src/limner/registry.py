@@ -119,6 +119,7 @@ class ModelSpec:
         files: weights by component.
         packaged: folder under `limner/weights` when the weights ship with the package.
         cloned: folder under `benchmarks/weights` when they ship with a clone of the repository only.
+        recipe: by which its users train it themselves; nobody publishes the weights.
         license: strictest licence of its parts.
         scores: measured results, by name.
         command: reprints those scores.
@@ -132,6 +133,7 @@ class ModelSpec:
     files: dict[str, WeightFile] = field(default_factory=dict)
     packaged: str = ""
     cloned: str = ""
+    recipe: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     command: str = ""
 
@@ -139,6 +141,11 @@ class ModelSpec:
     def shipped(self) -> str:
         """What brings the weights, `package` or `clone`; empty for those that are fetched."""
         return "package" if self.packaged else "clone" if self.cloned else ""
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that names the folder of a model that is trained by its users."""
+        return f"LIMNER_{self.name.upper().replace('-', '_')}" if self.recipe else ""
 
 
 T = TypeVar("T")

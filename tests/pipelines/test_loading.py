@@ -122,6 +122,8 @@ def test_what_is_not_there_or_not_allowed(tmp_path: Path, monkeypatch: pytest.Mo
         spec_folder(absent)
     with pytest.raises(WeightsUnavailable, match="benchmarks/weights/not-in-this-clone"):
         spec_folder(ModelSpec("x", "faceclip", "mini", "", "MIT", cloned="not-in-this-clone"))
+    with pytest.raises(WeightsUnavailable, match=r"recipes/full/dreamidentity-sd21\.yaml"):
+        load_model("dreamidentity-sd21")
     with pytest.raises(WeightsUnavailable, match="no folder"):
         weight_digests(tmp_path / "nowhere")
 

@@ -136,7 +136,9 @@ def verdict(spec: ModelSpec, devices: list[dict[str, Any]]) -> dict[str, Any]:
     else:
         least, ram = (size_text(needed(m, sizes, w)) for m, w in (("sequential", 2), ("sliced", 4)))
         why = f"it needs a GPU with {least} free, or {ram} of main memory"
-    if runs and not row["ready"]:
+    if runs and spec.recipe and not row["ready"]:
+        why += f"; it must be trained first: {spec.recipe}"
+    elif runs and not row["ready"]:
         free = shutil.disk_usage(os.path.expanduser("~")).free
         why += f"; its weights must be fetched first ({size_text(row['size'])}, {size_text(free)} of disk free)"
     return {

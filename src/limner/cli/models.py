@@ -73,8 +73,9 @@ def show(
     if as_json:
         print_json(row)
         return
-    for key in ("name", "description", "method", "base", "license", "state", "folder"):
-        typer.echo(f"{key:12} {row[key]}")
+    for key in ("name", "description", "method", "base", "license", "state", "folder", "recipe"):
+        if row[key]:
+            typer.echo(f"{key:12} {row[key]}")
     typer.echo(f"{'size':12} {size_text(row['size'])}")
     for file in row["files"]:
         typer.echo(
@@ -125,11 +126,13 @@ def facts(spec: ModelSpec) -> dict[str, Any]:
     else:
         size = sum(f["size"] for f in files)
         cached = sum(f["path"] is not None for f in files)
-        state = "missing" if spec.shipped else f"{cached} of {len(files)} files cached"
+        absent = "missing" if spec.shipped else "to be trained" if spec.recipe else ""
+        state = absent or f"{cached} of {len(files)} files cached"
     return {
         "name": spec.name, "description": spec.description, "method": spec.method, "base": spec.base,
         "license": spec.license, "size": size, "state": state, "ready": ready, "folder": str(folder), "files": files,
         "scores": spec.scores, "command": spec.command,
+        "recipe": spec.recipe,
     }  # fmt: skip
 
 

@@ -98,9 +98,24 @@ FACET5_FLUX = register_model(
         },
     )
 )  # fmt: skip
+DREAM_SD21, DREAM_SDXL = (
+    register_model(
+        ModelSpec(
+            name=f"dreamidentity-{base}",
+            method="dreamidentity",
+            base=base,
+            description=f"{pixels} px, real photos, a GPU; DreamIdentity over {over}, trained by you.",
+            license=f"yours (base: {RAIL})",
+            recipe=f"recipes/full/dreamidentity-{base}.yaml",
+        )
+    )
+    for base, pixels, over in (("sd21", 512, "Stable Diffusion 2.1-base"), ("sdxl", 1024, "SDXL"))
+)
 
 SIZES: dict[str, Sizes] = {
     FULL.name: Sizes(1_573_000_000, 2_567_463_684, 83_653_863, 1024**2),
+    DREAM_SD21.name: Sizes(910_000_000, 865_910_724, 83_653_863, 512**2),
+    DREAM_SDXL.name: Sizes(1_390_000_000, 2_567_463_684, 83_653_863, 1024**2),
     FACET5_FLUX.name: Sizes(6_272_712_704, 11_901_408_320, 83_819_683, 1152 * 864),
 }
 """Of models that are too large to be taken for granted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,8 @@ def model_folder(spec: ModelSpec) -> Path:
         return Path(limner.__file__).parent / "weights" / spec.packaged
     if spec.cloned:
         return Path(limner.__file__).parents[2] / "benchmarks" / "weights" / spec.cloned
+    if spec.recipe:
+        return Path(os.environ.get(spec.variable) or Path("runs") / spec.name / "weights")
     return cache_root() / "models" / spec.name
 
 

@@ -230,6 +230,12 @@ def spec_folder(spec: ModelSpec, *, accept_license: bool = False) -> Path:
             f"The weights of {spec.name} are not in the package, but in benchmarks/weights/{spec.cloned} of a clone.",
             "Run Limner from a clone (make install), or give a trained model's folder with --model.",
         )
+    if spec.recipe:
+        raise WeightsUnavailable(
+            f"{spec.name} is trained by its users; {folder} holds no model yet.",
+            f"Train it (limner train {spec.recipe}; its header says what it needs), or set {spec.variable} to the "
+            "folder of one that was trained.",
+        )
     files = resolve_files(spec, accept_license=accept_license)
     from limner.pipelines.convert import convert
 
