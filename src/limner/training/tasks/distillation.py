@@ -20,7 +20,7 @@ from limner.training.denoising import dtype_named
 from limner.training.dice import Dice
 from limner.training.face_weights import place_weights
 from limner.training.identity_loss import RowLosses
-from limner.training.task import Losses, Report
+from limner.training.task import Losses, Report, channels_last
 from limner.training.tasks.diffusion import DiffusionSettings, DiffusionTask
 
 PURE = 0.98
@@ -129,7 +129,7 @@ class DistillationTask(DiffusionTask):
     def __init__(self, settings: DistillationSettings) -> None:
         super().__init__(settings)
         self.sampling_steps = settings.steps
-        self.teacher: Any = copy.deepcopy(self.unet).requires_grad_(False).eval()
+        self.teacher: Any = channels_last(copy.deepcopy(self.unet)).requires_grad_(False).eval()
         self.features = Features(self.teacher)
         self.critic = Critic(self.features.channels, self.conditioner.pooled)
         if settings.rank:
@@ -212,12 +212,12 @@ class DistillationTask(DiffusionTask):
     @torch.no_grad()
     def _guided(self, attempt: _Attempt) -> torch.Tensor:
         """The clean latents that the teacher predicts, guided."""
-        guided, _ = self.features(attempt.noisy, attempt.t, *attempt.words)
+        guided, _ = self._features(attempt.noisy, attempt.t, attempt.words)
         if self.settings.teacher_guidance != 1:
             null, null_pooled = (x.expand(len(attempt.noisy), *x.shape[1:]) for x in self.conditioner.null())
-            without, _ = self.features(attempt.noisy, attempt.t, null, null_pooled, attempt.words[2])
+            without, _ = self._features(attempt.noisy, attempt.t, (null, null_pooled, attempt.words[2]))
             guided = without + self.settings.teacher_guidance * (guided - without)
-        return self.settings.schedule.clean(attempt.noisy, guided.float(), attempt.t)
+        return self.settings.schedule.clean(attempt.noisy, guided, attempt.t)
 
     def _contest(self, attempt: _Attempt, batch: Batch, dice: Dice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What the student pays where the critic is not convinced, and what the critic pays for painted pictures that
@@ -293,7 +293,15 @@ class DistillationTask(DiffusionTask):
         dice: Dice,
     ) -> list[torch.Tensor]:
         noise = dice.normal(*latents.shape[1:])
-        return self.features(self.settings.schedule.add_noise(latents, noise, t), t, *words)[1]
+        return self._features(self.settings.schedule.add_noise(latents, noise, t), t, words)[1]
+
+    def _features(self, noisy: torch.Tensor, t: torch.Tensor, words: Words) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """What the teacher says and sees, computed in `towers_dtype` as all that is frozen, in float32."""
+        dtype = dtype_named(self.settings.towers_dtype)
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(noisy.device.type, dtype, enabled=dtype != torch.float32):
+            said, seen = self.features(noisy, t, *words)
+        return said.float(), [f.float() for f in seen]
 
     @torch.no_grad()
     def sample(
