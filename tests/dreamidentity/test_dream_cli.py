@@ -80,5 +80,5 @@ def test_what_cannot_be_painted(
     other = refused(capsys, *paint, "-p", "S* in snow", "--model", tiny_folder)
     assert "paints by faceclip, not by dreamidentity" in other["message"]
     unknown = refused(capsys, *paint[:-1], "magic", "-p", "S* in snow")
-    assert "allowed: faceclip, dreamidentity" in unknown["message"]
+    assert "allowed: faceclip, facet5, dreamidentity" in unknown["message"]
     assert not list(tmp_path.iterdir())
