@@ -47,7 +47,7 @@ MINI = register_model(
         description="128 px, two CPU cores, seconds; ships with Limner. Knows only its synthetic people (sitters).",
         license="Apache-2.0",
         packaged="faceclip-mini",
-        scores={"identity": 0.702, "found first of 100": 0.601, "attributes / real": 0.901, "text-alignment": 0.628},
+        scores={"identity": 0.717, "found first of 100": 0.623, "attributes / real": 0.955, "text-alignment": 0.630},
         command="limner evaluate recipes/benchmark-faceclip.yaml",
     )
 )
