@@ -59,7 +59,7 @@ DREAM_MINI = register_model(
         description="As faceclip-mini, by DreamIdentity: the person is two words, S*, of an unchanged mini base.",
         license="Apache-2.0",
         cloned="dreamidentity-mini",
-        scores={"identity": 0.540, "found first of 100": 0.300, "attributes / real": 0.910, "text-alignment": 0.637},
+        scores={"identity": 0.552, "found first of 100": 0.283, "attributes / real": 0.959, "text-alignment": 0.639},
         command="limner evaluate recipes/benchmark-short.yaml",
     )
 )
@@ -71,7 +71,7 @@ IP_MINI = register_model(
         description="As faceclip-mini, by IP-Adapter-FaceID over dreamidentity-mini's base; young, for comparison.",
         license="Apache-2.0",
         cloned="ip-adapter",
-        scores={"identity": 0.478, "found first of 100": 0.233, "attributes / real": 0.832, "text-alignment": 0.634},
+        scores={"identity": 0.526, "found first of 100": 0.217, "attributes / real": 0.916, "text-alignment": 0.631},
         command="limner evaluate recipes/benchmark-short.yaml",
     )
 )
