@@ -45,12 +45,18 @@ PATIENCE = 1000 * int(os.environ.get("LIMNER_PATIENCE", "120"))
 
 
 @pytest.fixture(scope="module")
-def address(tiny_folder: Path, dream_folder: Path, steered_folder: Path) -> Iterator[str]:
+def pace() -> dict[str, float]:
+    """Seconds that a step of painting waits: slow enough to be watched. A test may change `step` while it paints."""
+    return {"step": 0.03}
+
+
+@pytest.fixture(scope="module")
+def address(tiny_folder: Path, dream_folder: Path, steered_folder: Path, pace: dict[str, float]) -> Iterator[str]:
     """A service with the page, as `limner serve` puts it together: two models, the first of them can place eyes."""
 
     def load() -> Model:
         model = load_model(str(tiny_folder), device="cpu")
-        model.pipe.unet.register_forward_pre_hook(lambda *_: time.sleep(0.03))  # slow enough to be watched
+        model.pipe.unet.register_forward_pre_hook(lambda *_: time.sleep(pace["step"]))
         return model
 
     offers = [Offer("tiny", load, "faceclip"), offer(dream_folder, "dreamidentity")]
@@ -150,7 +156,9 @@ def look(visitor: Visitor, name: str) -> None:
         visitor.page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
 
 
-def test_from_photos_to_a_picture_that_is_painted_again(visit: Any, files: dict[str, str], tmp_path: Path) -> None:
+def test_from_photos_to_a_picture_that_is_painted_again(
+    visit: Any, files: dict[str, str], tmp_path: Path, pace: dict[str, float]
+) -> None:
     visitor = visit()
     page = visitor.page
     look(visitor, "desktop-open")
@@ -164,10 +172,14 @@ def test_from_photos_to_a_picture_that_is_painted_again(visit: Any, files: dict[
 
     visitor.set_steps(100, 2)
     assert page.input_value("#seed textarea, #seed input") == ""
-    visitor.paint("a wizard in the snow")
-    page.wait_for_selector("#status [role=progressbar][aria-valuenow] >> nth=0")
-    page.wait_for_selector("#status img.limner-preview")
-    assert page.is_disabled("button#paint")
+    pace["step"] = 1.0  # whole minutes, that a busy browser cannot miss
+    try:
+        visitor.paint("a wizard in the snow")
+        page.wait_for_selector("#status [role=progressbar][aria-valuenow] >> nth=0")
+        page.wait_for_selector("#status img.limner-preview")
+        assert page.is_disabled("button#paint")
+    finally:
+        pace["step"] = 0.0
     visitor.finish(2)
     assert page.is_enabled("button#paint")
     page.click("#gallery button.thumbnail-item >> nth=0")
