@@ -1,11 +1,11 @@
-"""Full size: values, bytes per memory mode, and time: measured on a GPU, counted from meta tensors without one.
+"""Full size: values, bytes per memory mode, and what each mode takes in time and memory.
 
     python benchmarks/bench_full_size.py [--out benchmarks/results/full_size.json] [--repeats 3] [--steps 20]
 
-Weights are random: neither memory nor speed depends on them. With a CUDA GPU, every mode paints FaceCLIP-SDXL pictures
-of 1024 px in bfloat16 in a process of its own, beside diffusers' own SDXL denoiser loop (mode `diffusers`: the same
-UNet and autoencoder from ready embeddings). Without one, the table holds what follows from the sizes alone, and the
-time that FaceCLIP's L branch takes on the CPU. Activations are in no counted number.
+Weights are random: neither memory nor speed depends on them. Every mode that the device can have paints FaceCLIP-SDXL
+pictures of 1024 px with guidance in bfloat16 in a process of its own, beside diffusers' own SDXL pipeline (mode
+`diffusers`: the same UNet and autoencoder from ready embeddings). On a CPU few steps say as much as many, and the
+process's own memory is measured: `--steps 3 --repeats 1` takes half an hour on two cores with AMX, and 16 GB.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from common import best_of, machine, peak_memory
 
 WIDTHS = {"float32": 4, "bfloat16": 2}
-GPU_MODES = ("diffusers", "plain", "freed", "sliced", "offload", "sequential", "fp8", "compiled")
+OWN = "diffusers"
 PARTS = ("sdxl", "sdxl-unet", "sdxl-vae")
 
 
@@ -29,9 +30,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--mode", choices=GPU_MODES, help=argparse.SUPPRESS)
+    parser.add_argument("--modes", nargs="+", help="only these")
+    parser.add_argument("--mode", help=argparse.SUPPRESS)
     args = parser.parse_args()
     import torch
+
+    from limner.pipelines.memory import modes_for
 
     if args.mode:
         print(json.dumps(measure_mode(args.mode, args.steps, args.repeats)))
@@ -40,10 +44,13 @@ def main() -> None:
     where = f"{torch.cuda.get_device_name()}; {machine()}" if gpu else machine()
     results: dict[str, Any] = {"machine": where, "torch": torch.__version__, "parameters": parameters()}
     results["weights_gb"] = weight_bytes(results["parameters"])
-    if gpu:
-        results["measured"] = {mode: in_own_process(mode) for mode in GPU_MODES}
-    else:
+    modes = args.modes or [OWN, *modes_for(torch.device("cuda" if gpu else "cpu"))]
+    if not gpu:
         results["cpu"] = measure_l_branch(args.repeats)
+    results["measured"] = {}
+    for mode in modes:
+        results["measured"][mode] = in_own_process(mode, args.steps, args.repeats)
+        print(f"{mode:18}{results['measured'][mode]}", flush=True)
     tell(results)
     if args.out:
         args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -91,7 +98,7 @@ def measure_l_branch(repeats: int) -> dict[str, float]:
 
 
 def measure_mode(name: str, steps: int, repeats: int) -> dict[str, float]:
-    """Seconds and peak GPU gigabytes of one picture of 1024 px."""
+    """Seconds and peak gigabytes (of the GPU, or of the process) of one picture of 1024 px."""
     import torch
     from diffusers import EulerDiscreteScheduler
 
@@ -99,52 +106,98 @@ def measure_mode(name: str, steps: int, repeats: int) -> dict[str, float]:
     from limner.pipelines import sdxl
     from limner.pipelines.bases import build
     from limner.pipelines.faceclip import FaceCLIPPipeline
-    from limner.pipelines.memory import MODES, encode_then_free, place
+    from limner.pipelines.memory import MODES, encode, encode_then_free, place
 
-    prompt, device = "a portrait of a person as a wizard in the snow", torch.device("cuda")
+    prompt = "a portrait of a person as a wizard in the snow"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    mode = MODES["plain" if name == OWN else name]
     torch.set_default_dtype(torch.bfloat16)
     encoder, unet, vae = (build(part, "cpu") for part in PARTS)
     torch.set_default_dtype(torch.float32)
     vae.register_to_config(force_upcast=False)
+    _round(unet, mode.weights)
     encoder.tokenizer = build_word_tokenizer([prompt])
     pipe = FaceCLIPPipeline(vae, unet, EulerDiscreteScheduler.from_config(sdxl.SCHEDULER), encoder)
     pipe.set_progress_bar_config(disable=True)
-    mode = MODES["plain" if name == "diffusers" else name]
     place(pipe, mode, device)
+    del encoder, unet, vae
     identity = pipe.method.enroll([_noise()])
-    ready = pipe.condition(prompt, identity)
-    if name == "diffusers":
-        pipe = _diffusers(pipe)
-    elif mode.free_encoders:
-        ready = encode_then_free(pipe, identity, [prompt])[prompt]
+    encoded = encode_then_free if mode.free_encoders else encode
+    ready = encoded(pipe, identity, [prompt])[prompt]
     embeddings = {
         "prompt_embeds": ready.prompt_embeds,
         "pooled_prompt_embeds": ready.pooled,
         "negative_prompt_embeds": ready.negative_prompt_embeds,
         "negative_pooled_prompt_embeds": ready.negative_pooled,
     }
-    torch.cuda.reset_peak_memory_stats()
+    pipe = _diffusers(pipe) if name == OWN else pipe
+    ticks: list[float] = []
+
+    def tick(*found: Any) -> dict[str, Any]:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        ticks.append(time.perf_counter())
+        return {}
 
     def paint() -> None:
-        if name == "diffusers":
-            pipe(**embeddings, num_inference_steps=steps, height=1024, width=1024)
+        ticks.clear()
+        given: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": 5.0, "callback_on_step_end": tick}
+        if name == OWN:
+            pipe(**embeddings, height=1024, width=1024, **given)
         elif mode.free_encoders:
-            pipe(conditioning=ready, num_inference_steps=steps)
+            pipe(conditioning=ready, **given)
         else:
-            pipe(prompt, identity=identity, num_inference_steps=steps)
-        torch.cuda.synchronize()
+            pipe(prompt, identity=identity, **given)
+        tick()
 
+    _forget_peak()
     seconds = best_of(paint, repeats).wall / 1e3
-    return {"seconds": round(seconds, 3), "steps": steps, "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2)}
+    return {
+        "seconds": round(seconds, 2),
+        "steps": steps,
+        "seconds_per_step": round((ticks[-2] - ticks[0]) / (len(ticks) - 2), 3),
+        "decoding_seconds": round(ticks[-1] - ticks[-2], 2),
+        "peak_gb": round(_peak() / 1e9, 2),
+    }
+
+
+def _round(unet: Any, weights: str) -> None:
+    """What loading does for the modes whose weights are rounded by packages; `place` does the rest."""
+    if weights == "int8":
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+        quantize_(unet, Int8WeightOnlyConfig())
+    elif weights == "nf4":
+        raise SystemExit("nf4 is made while loading from files, which random weights are not.")
+
+
+def _forget_peak() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew
+
+
+def _peak() -> float:
+    """Bytes at the most since `_forget_peak`."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * float(next(line.split()[1] for line in status if line.startswith("VmHWM")))
 
 
 def _diffusers(pipe: Any) -> Any:
-    """diffusers' own pipeline over the same denoiser and autoencoder; Limner's encoder leaves the GPU."""
+    """diffusers' own pipeline over the same denoiser and autoencoder; Limner's encoder leaves the memory."""
     import torch
     from diffusers import StableDiffusionXLPipeline
 
     pipe.encoder.free()
-    torch.cuda.empty_cache()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     own = StableDiffusionXLPipeline(
         vae=pipe.vae, unet=pipe.unet, scheduler=pipe.scheduler, text_encoder=None, text_encoder_2=None,
         tokenizer=None, tokenizer_2=None, add_watermarker=False,
@@ -162,9 +215,10 @@ def _noise() -> Any:
     return Face(image=image, box=(0.0, 0.0, 448.0, 448.0), score=1.0, matrix=np.eye(2, 3))
 
 
-def in_own_process(mode: str) -> dict[str, Any]:
+def in_own_process(mode: str, steps: int, repeats: int) -> dict[str, Any]:
     """What `measure_mode` says, or the last line of the error of a mode that this machine cannot run."""
-    done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--mode", mode], capture_output=True, text=True)
+    command = [sys.executable, __file__, "--steps", str(steps), "--repeats", str(repeats), "--mode", mode]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return {"failed": (done.stderr.strip().splitlines() or ["no message"])[-1]}
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -176,8 +230,10 @@ def tell(results: dict[str, Any]) -> None:
         print(f"{name:18}{values:>16,} values")
     for mode, sizes in results["weights_gb"].items():
         print(f"{mode:18}" + "".join(f"{size:>10.3f} GB {kind}" for kind, size in sizes.items()))
-    for name, row in results.get("measured", {}).items():
-        print(f"{name:18}{row}")
+    print("| mode | s a step | decoding, s | whole picture, s | peak GB |\n| --- | --- | --- | --- | --- |")
+    for name, row in results["measured"].items():
+        keys = ("seconds_per_step", "decoding_seconds", "seconds", "peak_gb")
+        print(f"| `{name}` | " + (row.get("failed") or " | ".join(str(row[k]) for k in keys)) + " |")
     if "cpu" in results:
         print("L branch on the CPU:", results["cpu"])
 

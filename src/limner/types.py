@@ -213,10 +213,10 @@ class Portrait:
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
-    """Writes `data` so that `path` holds either its old content or all of the new, even when killed.
+    """Writes `data` so that `path` holds either its old content or all of the new, even when killed; makes its folder.
 
     Raises:
-        StorageError: no space, no permission, no such folder.
+        StorageError: no space, no permission.
     """
     import os
     import tempfile
@@ -224,6 +224,7 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     path = Path(path)
     temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as f:
             temporary = Path(f.name)
             f.write(data)

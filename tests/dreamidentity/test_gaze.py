@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline
+from diffusers import StableDiffusionXLControlNetPipeline, UNet2DConditionModel
 from dream_models import encoder, save_base
 from PIL import Image
 from tiny_model import noise_face, tiny_pipeline
@@ -19,6 +19,7 @@ from limner.cli.main import main
 from limner.errors import ConfigError, CorruptData, WeightsMismatch, WeightsUnavailable
 from limner.pipelines.dreamidentity import assemble
 from limner.pipelines.gaze import Gaze, attach, gaze_image, load_gaze, parse_gaze, stages
+from limner.pipelines.gaze_net import GazeNet
 from limner.provenance import read_provenance
 from limner.training.dice import Dice, seed_everything
 from limner.training.progress import silent
@@ -59,7 +60,7 @@ def net_for(pipe: Any, random: bool = True) -> Any:
     """A ControlNet that has something to say (or, fresh from the UNet, nothing)."""
     with torch.random.fork_rng():
         torch.manual_seed(8)
-        net: Any = ControlNetModel.from_unet(
+        net: Any = GazeNet.from_unet(
             pipe.unet, conditioning_embedding_out_channels=stages(pipe.vae_scale_factor, (8, 16))
         )
         if random:
@@ -125,6 +126,26 @@ def test_it_travels_with_the_pipeline(tmp_path: Path) -> None:
     again = type(pipe).from_pretrained(tmp_path / "with")
     again.set_progress_bar_config(disable=True)
     assert np.array_equal(paint(again, gaze="0.4,0.4"), paint(pipe, gaze="0.4,0.4"))
+
+
+def test_levels_of_different_depths(tmp_path: Path) -> None:
+    """UNets that were grown have them, and a time embedding of their own width; diffusers' ControlNet has neither."""
+    pipe = tiny_pipeline()
+    config = {k: v for k, v in pipe.unet.config.items() if not k.startswith("_")}
+    depths = (2, *[1] * (len(config["block_out_channels"]) - 1))
+    config |= {"layers_per_block": depths, "time_embedding_dim": 48}
+    pipe.unet = UNet2DConditionModel.from_config(config).eval()
+    plain = paint(pipe)
+    pipe.controlnet = net_for(pipe, random=False)
+    assert np.array_equal(paint(pipe, gaze="0.5,0.4"), plain)
+    pipe.controlnet = net_for(pipe)
+    steered = paint(pipe, gaze="0.5,0.4")
+    assert not np.allclose(steered, plain, atol=1e-3)
+    pipe.controlnet.save_pretrained(tmp_path)
+    pipe.controlnet = load_gaze(tmp_path, pipe.unet)
+    assert np.array_equal(paint(pipe, gaze="0.5,0.4"), steered)
+    with pytest.raises(WeightsMismatch, match="layers_per_block"):
+        load_gaze(tmp_path, tiny_pipeline().unet)
 
 
 def test_weights_that_cannot_be_used(tmp_path: Path) -> None:

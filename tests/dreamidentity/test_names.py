@@ -149,6 +149,6 @@ def test_the_command(tmp_path: Path, capsys: Any) -> None:
 
 
 def test_the_sitters_of_mini(tmp_path: Path, capsys: Any) -> None:
-    assert run("data", "names", "--world", "--out", tmp_path / "names.jsonl", "--json") == 0
+    assert run("data", "names", "--world", "--out", tmp_path / "new" / "names.jsonl", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["kept"] == told["lists"]["sitters"] == 400

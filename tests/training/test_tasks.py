@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_tasks import FACE, FUSER, TEXT, UNET, Make, assert_learns, metrics_of
 
-from limner.errors import ConfigError
+from limner.errors import ConfigError, WeightsMismatch
 from limner.training.dice import Dice
 from limner.training.tasks import recogniser
 from limner.training.tasks.recogniser import _Pairs
@@ -150,6 +151,25 @@ def test_clip(make: Make, objective: str) -> None:
     task = make("clip", text=TEXT, image=image, objective=objective, prefix=0.5)
     assert_learns(task, rate=1e-3)
     assert metrics_of(task)["n"] == 24
+
+
+def test_clip_learns_people_beside_a_frozen_text_tower(
+    make: Make, face: Path, clips: list[str], tmp_path: Path
+) -> None:
+    image = {"patch_size": 8, "width": 16, "depth": 1, "heads": 2}
+    start = {"init": clips[0], "frozen_text": True, "text": TEXT, "image": image, "objective": "softmax"}
+    task = make("clip", **start, people_weight=1.0, face=str(face))
+    assert_learns(task, rate=1e-3)
+    metrics = metrics_of(task)
+    assert {"image_to_face_recall@1", "text_to_image_recall@1"} <= metrics.keys()
+    task.export(tmp_path)
+    text = "text.safetensors"
+    assert load_file(tmp_path / text).keys() == load_file(Path(clips[0]) / text).keys()
+    assert all(torch.equal(v, load_file(Path(clips[0]) / text)[k]) for k, v in load_file(tmp_path / text).items())
+    with pytest.raises(ConfigError, match="people_weight"):
+        make("clip", **start, people_weight=1.0)
+    with pytest.raises(WeightsMismatch):
+        make("clip", **{**start, "image": {**image, "width": 32}})
 
 
 def test_alignment(make: Make, face: Path, clips: list[str]) -> None:

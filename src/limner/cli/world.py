@@ -37,7 +37,7 @@ def sample(
     import io
 
     from limner.cli.output import note, print_json, progress
-    from limner.errors import ConfigError, OutputConflict, StorageError
+    from limner.errors import ConfigError, OutputConflict
     from limner.provenance import render_info
     from limner.types import write_atomic
     from limner.world.sheet import SheetConfig, sheet
@@ -51,10 +51,6 @@ def sample(
     config = SheetConfig(identities, views, seed, size, prompt)
     with progress("Rendering", identities * views, shown=not json) as advance:
         picture, facts = sheet(config, advance)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise StorageError(f"Cannot make the folder {out.parent}: {e.strerror}.", "Choose another --out.") from e
     data = io.BytesIO()
     mark = {"pnginfo": render_info("sitters")} if kind == "PNG" else {}
     picture.save(data, kind, quality=95, **mark)

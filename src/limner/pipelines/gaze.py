@@ -125,16 +125,17 @@ def load_gaze(folder: str | Path, unet: Any, device: torch.device | None = None)
         WeightsMismatch: made for a UNet of another shape.
     """
     import torch
-    from diffusers import ControlNetModel
+
+    from limner.pipelines.gaze_net import GazeNet
 
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise WeightsUnavailable(f"{folder} holds no ControlNet for gaze locations.", f"Train one: {RECIPE}.")
     try:
-        net: Any = ControlNetModel.from_pretrained(folder, local_files_only=True)
+        net: Any = GazeNet.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as e:
         raise CorruptData(f"The ControlNet in {folder} cannot be loaded ({type(e).__name__}: {e}).") from e
-    for name in ("in_channels", "block_out_channels", "cross_attention_dim", "addition_embed_type"):
+    for name in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim", "addition_embed_type"):
         theirs, ours = net.config[name], unet.config[name]
         if (list(theirs) if isinstance(theirs, (list, tuple)) else theirs) != (
             list(ours) if isinstance(ours, (list, tuple)) else ours
@@ -192,7 +193,7 @@ def steered(unet: Any, net: Any, image: torch.Tensor | None, pictures: int) -> I
     """While it is open, the UNet hears the ControlNet; afterwards it is as it was.
 
     Args:
-        net: a ControlNetModel for this UNet, of any type of numbers; not used where there is no image.
+        net: a `GazeNet` or ControlNetModel for this UNet, of any type of numbers; not used where there is no image.
         image: (B, 3, H, W) in [0, 1] for B prompts, or one for all; None changes nothing.
         pictures: that are painted at once, a multiple of B; with guidance the UNet sees each twice.
     """

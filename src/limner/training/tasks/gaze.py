@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import ControlNetModel
 from PIL import Image
 from torch import nn
 
@@ -16,6 +15,7 @@ from limner.data.loader import Batch
 from limner.pipelines.dreamidentity import zeros_for_empty
 from limner.pipelines.faceclip import FaceCLIPPipeline
 from limner.pipelines.gaze import gaze_images, stages
+from limner.pipelines.gaze_net import GazeNet
 from limner.pipelines.text import TextPipeline
 from limner.training.denoising import Conditioner, FaceCLIPConditioner, noisy_latents, write_out_attention
 from limner.training.dice import Dice
@@ -70,7 +70,7 @@ class GazeTask(FrozenBaseTask[GazeSettings]):
             towers = self.open_towers()
             self.conditioner = TowersConditioner(towers, zeros_for_empty(Path(settings.base), towers))
         self.open_base(torch.float32)
-        self.net: Any = ControlNetModel.from_unet(self.unet, conditioning_embedding_out_channels=stages(self.factor))
+        self.net: Any = GazeNet.from_unet(self.unet, conditioning_embedding_out_channels=stages(self.factor))
         nn.Module.to(self.unet, settings.dtype)  # after the exact copy
         if settings.checkpointing:
             self.net.enable_gradient_checkpointing()
