@@ -200,8 +200,10 @@ def test_an_identity_too_large_or_of_somebody_else_is_not_embedded(portrait: Por
 
 
 def test_a_failed_write_is_typed(tmp_path: Path, portrait: Portrait) -> None:
+    (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError):
-        provenance.write_portrait(portrait, tmp_path / "no" / "such" / "folder.png")
+        provenance.write_portrait(portrait, tmp_path / "file" / "no folder.png")
+    assert (tmp_path / "file").read_bytes() == b""
 
 
 def test_worlds_of_pictures(portrait: Portrait) -> None:

@@ -158,7 +158,7 @@ def test_clip_learns_people_beside_a_frozen_text_tower(
 ) -> None:
     image = {"patch_size": 8, "width": 16, "depth": 1, "heads": 2}
     start = {"init": clips[0], "frozen_text": True, "text": TEXT, "image": image, "objective": "softmax"}
-    task = make("clip", **start, people_weight=1.0, face=str(face))
+    task = make("clip", **start, people_weight=1.0, recogniser=str(face))
     assert_learns(task, rate=1e-3)
     metrics = metrics_of(task)
     assert {"image_to_face_recall@1", "text_to_image_recall@1"} <= metrics.keys()

@@ -73,7 +73,7 @@ class ClipSettings(Config):
         frozen_text: the text tower stays as it is.
         people_weight: of a second contrast, between the picture's feature, read linearly, and the class token of the
             face in another picture of the same person. CLIPs of the web read names; captions of the world have none.
-        face: folder of the trained face encoder that gives the class tokens.
+        recogniser: folder of the trained face encoder that gives the class tokens.
         validation: held-out pairs among which retrieval is measured.
     """
 
@@ -88,7 +88,7 @@ class ClipSettings(Config):
     init: str = ""
     frozen_text: bool = False
     people_weight: float = 0.0
-    face: str = ""
+    recogniser: str = ""
     validation: int = 256
 
     def validate(self) -> None:
@@ -98,7 +98,9 @@ class ClipSettings(Config):
         self.check(bool(self.init) or not self.frozen_text, "frozen_text", "only with init")
         self.check(self.people_weight >= 0, "people_weight", "0 or more")
         self.check(
-            bool(self.face) == (self.people_weight > 0), "face", "a folder exactly where people_weight is above 0"
+            bool(self.recogniser) == (self.people_weight > 0),
+            "recogniser",
+            "a folder exactly where people_weight is above 0",
         )
         self.check(self.validation >= 2, "validation", "2 or more")
         self.check(self.data.size == self.held_out.size, "held_out", "the size of data")
@@ -116,7 +118,7 @@ class ClipTask(Task[ClipSettings]):
         super().__init__(settings)
         self.tokenizer = make_tokenizer(settings.tokenizer, settings.text.context)
         text = dataclasses.replace(settings.text, vocabulary=len(self.tokenizer))
-        self.face = face_of(Path(settings.face)) if settings.face else None
+        self.face = face_of(Path(settings.recogniser)) if settings.recogniser else None
         token = self.face.config.output if self.face else 0
         self.clip = Clip(text, settings.image, settings.data.size, settings.objective, token)
         if settings.init:
