@@ -135,8 +135,8 @@ def test_dry_run_tells_and_trains_nothing(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("name", ["mini-dreamidentity", "rivals/elite"])
-def test_what_stands_on_a_base_of_names_can_be_counted(
+@pytest.mark.parametrize("name", ["mini-dreamidentity", "rivals/elite", "mini-clip-people"])
+def test_what_stands_on_untrained_parts_can_be_counted(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Down to the autoencoder, through recipes alone: nothing has been trained where this runs."""
@@ -147,7 +147,8 @@ def test_what_stands_on_a_base_of_names_can_be_counted(
     assert not left.value.code, capsys.readouterr().err
     told = json.loads(capsys.readouterr().out)
     assert told["trained_parameters"] > 5e5
-    assert told["frozen_parameters"] > 11.5e6  # the UNet among them
+    if name != "mini-clip-people":
+        assert told["frozen_parameters"] > 11.5e6  # the UNet among them
 
 
 def test_contrastive_tasks_refuse_accumulation(pictures: Path, tmp_path: Path) -> None:

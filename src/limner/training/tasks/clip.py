@@ -35,7 +35,7 @@ from limner.training.contrast import pairwise_sigmoid, softmax_pairs
 from limner.training.dice import Dice
 from limner.training.distributed import gather_labels, gather_rows
 from limner.training.metrics import recall
-from limner.training.parts import face_of, text_of
+from limner.training.parts import counting_sizes, face_of, text_of
 from limner.training.task import Losses, Report, Task
 from limner.training.towers import face_features, load_image_tower
 from limner.training.words import WORLD, caption_ids, make_tokenizer
@@ -121,7 +121,7 @@ class ClipTask(Task[ClipSettings]):
         self.face = face_of(Path(settings.recogniser)) if settings.recogniser else None
         token = self.face.config.output if self.face else 0
         self.clip = Clip(text, settings.image, settings.data.size, settings.objective, token)
-        if settings.init:
+        if settings.init and not counting_sizes():
             folder = Path(settings.init)
             fill_part(self.clip.text, text_of(folder)[0].state_dict(), folder)
             fill_part(self.clip.image, load_image_tower(folder).state_dict(), folder)
