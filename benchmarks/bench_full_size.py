@@ -5,7 +5,7 @@
 Weights are random: neither memory nor speed depends on them. Every mode that the device can have paints FaceCLIP-SDXL
 pictures of 1024 px with guidance in bfloat16 in a process of its own, beside diffusers' own SDXL pipeline (mode
 `diffusers`: the same UNet and autoencoder from ready embeddings). On a CPU few steps say as much as many, and the
-process's own memory is measured: `--steps 3 --repeats 1` takes half an hour on two cores with AMX, and 16 GB.
+process's own memory is measured: `--steps 3 --repeats 1` takes half an hour on two cores with AMX, and 13 GB.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@ embedding any width, as in those that were grown (`limner.training.growing`)."""
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Sequence
 from typing import Any, Self
@@ -19,7 +18,6 @@ class GazeNet(ControlNetModel):
     """As `diffusers.ControlNetModel`, with UNet2DConditionModel's `layers_per_block` (a number, or one a level) and
     `time_embedding_dim` (None is diffusers' four times the first width)."""
 
-    @functools.wraps(ControlNetModel.__init__)  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         layers, time = kwargs.get("layers_per_block", 2), kwargs.pop(TIME, None)
         one = isinstance(layers, int)
@@ -40,12 +38,13 @@ class GazeNet(ControlNetModel):
     )
 
     @classmethod
-    def from_unet(cls, unet: Any, conditioning_embedding_out_channels: tuple[int, ...], **_: Any) -> Self:  # type: ignore[override]
+    def from_unet(cls, unet: Any, conditioning_embedding_out_channels: tuple[int, ...]) -> Self:  # type: ignore[override]
         """The first half of a UNet, weights and all, with outlets that say nothing yet (arXiv 2302.05543, section 3.1).
 
         Args:
             unet: UNet2DConditionModel.
-            conditioning_embedding_out_channels: of the stages that read the picture of the place.
+            conditioning_embedding_out_channels: of the stages that read the picture of the place, each but the first
+                halving its sides, down to those of the latents.
         """
         known = [name for name in inspect.signature(cls.__init__).parameters if name in unet.config]
         settings = {name: unet.config[name] for name in known}
