@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 from diffusers import ControlNetModel, ModelMixin  # noqa: F401  (diffusers loads from modules that have the second name)
 from diffusers.models.embeddings import TimestepEmbedding
@@ -38,7 +38,7 @@ class GazeNet(ControlNetModel):
     )
 
     @classmethod
-    def from_unet(cls, unet: Any, conditioning_embedding_out_channels: tuple[int, ...]) -> Self:  # type: ignore[override]
+    def from_unet(cls, unet: Any, conditioning_embedding_out_channels: tuple[int, ...]) -> Any:  # type: ignore[override]
         """The first half of a UNet, weights and all, with outlets that say nothing yet (arXiv 2302.05543, section 3.1).
 
         Args:
@@ -48,7 +48,7 @@ class GazeNet(ControlNetModel):
         """
         known = [name for name in inspect.signature(cls.__init__).parameters if name in unet.config]
         settings = {name: unet.config[name] for name in known}
-        net = cls(**settings, conditioning_embedding_out_channels=conditioning_embedding_out_channels)
+        net: Any = cls(**settings, conditioning_embedding_out_channels=conditioning_embedding_out_channels)
         own = net.state_dict()
         net.load_state_dict(own | {k: v for k, v in unet.state_dict().items() if k in own})
         return nn.Module.to(net, unet.dtype)
