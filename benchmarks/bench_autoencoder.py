@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import limner
 from limner.training.face_weights import eye_mask
 from limner.training.metrics import mean_interval
 from limner.training.parts import autoencoder_of
@@ -21,7 +22,7 @@ from limner.training.tasks.autoencoder import psnr
 from limner.world.dataset import WorldDataset
 
 WANTED = 31.0
-SHIPPED = Path(__file__).parent / "weights" / "mini-autoencoder"
+SHIPPED = Path(limner.__file__).parent / "weights" / "faceclip-mini" / "vae"
 
 
 @torch.no_grad()

@@ -17,10 +17,15 @@ def model_folder(spec: ModelSpec) -> Path:
     if spec.packaged:
         return Path(limner.__file__).parent / "weights" / spec.packaged
     if spec.cloned:
-        return Path(limner.__file__).parents[2] / "benchmarks" / "weights" / spec.cloned
+        return cloned_weights(spec.cloned)
     if spec.recipe:
         return Path(os.environ.get(spec.variable) or Path("runs") / spec.name / "weights")
     return cache_root() / "models" / spec.name
+
+
+def cloned_weights(name: str) -> Path:
+    """The folder of weights that ship with a clone of the repository only, whether or not it is there."""
+    return Path(limner.__file__).parents[2] / "benchmarks" / "weights" / name
 
 
 def resolve_files(

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import limner
 from limner.config import Config
 from limner.errors import ConfigError, CorruptData, WeightsMismatch, WeightsUnavailable
 from limner.faces.align import template, usual_box
@@ -30,7 +29,7 @@ SIZE = 0.18
 """Distance of the eyes, as a share of the canvas' width, where a point alone is given."""
 SPOT = 0.25
 """Standard deviation of an eye's spot in `gaze_image`, in distances of the eyes."""
-RECIPE, PACKAGED = "recipes/mini-gaze.yaml", "mini-gaze"
+RECIPE, CLONED = "recipes/mini-gaze.yaml", "mini-gaze"
 
 
 @dataclass(frozen=True)
@@ -161,12 +160,13 @@ def add_gaze(model: Model, folder: Path | None = None) -> None:
     """Gives a loaded model the ControlNet that `--gaze` needs, and notes its sha256 for provenance.
 
     Args:
-        folder: what the gaze task wrote; None keeps the model's own, or takes the one that ships for sitters.
+        folder: what the gaze task wrote; None keeps the model's own, or takes the one that a clone has for sitters.
 
     Raises:
         WeightsUnavailable: none.
         CorruptData, WeightsMismatch: see `load_gaze`; also for a model that has no UNet.
     """
+    from limner.pipelines.folders import cloned_weights
     from limner.registry import file_sha256
 
     if model.pipe.denoiser_name != "unet":
@@ -177,11 +177,12 @@ def add_gaze(model: Model, folder: Path | None = None) -> None:
     if folder is None:
         if model.pipe.controlnet is not None:
             return
-        folder = Path(limner.__file__).parent / "weights" / PACKAGED
+        folder = cloned_weights(CLONED)
         if model.world != "sitters" or not folder.is_dir():
             raise WeightsUnavailable(
                 f"{model.name} has no ControlNet for gaze locations.",
-                f"Train one ({RECIPE}), and give its weights with --gaze-weights FOLDER.",
+                f"One for the mini models is in benchmarks/weights/{CLONED} of a clone. Otherwise train one ({RECIPE}), "
+                "and give its weights with --gaze-weights FOLDER.",
             )
     attach(model.pipe, load_gaze(folder, model.pipe.unet, model.pipe._execution_device))
     files = sorted(folder.glob("*.safetensors"))

@@ -15,7 +15,9 @@ from limner.errors import ConfigError
 from limner.world import colors
 from limner.world.factors import Light
 from limner.world.identity import Sitter
+from limner.world.labels import FACE_UNITS
 from limner.world.render import Picture
+from limner.world.sampling import BUST
 
 Fixed = Callable[[Random], dict[str, Any]]
 
@@ -63,6 +65,13 @@ def _close(r: Random) -> dict[str, Any]:
     """As a head that was cropped upright: see `limner.pipelines.rescue`."""
     center = (r.uniform(0.47, 0.53), r.uniform(0.45, 0.55))
     return {"face_height": r.uniform(0.62, 0.88), "center": center, "roll": r.uniform(-6, 6)}
+
+
+def _anywhere(r: Random) -> dict[str, Any]:
+    """Wherever the whole face has room, as long as the lower edge hides where the body ends."""
+    height = r.uniform(0.24, 0.5)
+    x = r.uniform(0.37 * height, 1 - 0.37 * height)
+    return {"face_height": height, "center": (x, r.uniform(max(0.28, 1 - BUST * height / FACE_UNITS), 0.62))}
 
 
 def _noise(picture: Picture, r: Random) -> Picture:
@@ -114,6 +123,7 @@ SLICES = {
     "low_light": Slice("little light, sensor noise", _dark, _noise),
     "small": Slice("a face of a tenth of the canvas", lambda r: {**_easy(r), "face_height": r.uniform(0.09, 0.13)}),
     "blurred": Slice("out of focus", _easy, _blur),
+    "anywhere": Slice("a face at any place of the picture; nothing else is eased", _anywhere),
     "close": Slice("a face that fills the picture; nothing else is eased", _close),
     "unseen_pairs": Slice("pairs held out of training", lambda r: {}, combinations="unseen"),
 }
