@@ -137,7 +137,12 @@ def test_dry_run_tells_and_trains_nothing(
 
 @pytest.mark.parametrize(
     ("name", "frozen"),  # the second less than is frozen: of the base, its UNet alone has 11.5 million
-    [("mini-dreamidentity", 11.5e6), ("rivals/elite", 11.5e6), ("mini-clip-people", 5e5), ("mini-faceclip-alignment", 5e6)],
+    [
+        ("mini-dreamidentity", 11.5e6),
+        ("rivals/elite", 11.5e6),
+        ("mini-clip-people", 5e5),
+        ("mini-faceclip-alignment", 5e6),
+    ],
 )
 def test_what_stands_on_untrained_parts_can_be_counted(
     name: str, frozen: float, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch

@@ -48,6 +48,17 @@ def test_recogniser(make: Make, face: Path) -> None:
     assert load_face(face).config.output == 8
 
 
+def test_a_face_encoder_is_also_taken_from_a_faceclip_encoder() -> None:
+    import limner
+    from limner.encoders.faceclip import FaceCLIPEncoder
+    from limner.encoders.parts import load_face
+
+    folder = Path(limner.__file__).parent / "weights" / "faceclip-mini" / "encoder"
+    theirs, ours = FaceCLIPEncoder.from_pretrained(folder).faces[0].state_dict(), load_face(folder).state_dict()
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[k], ours[k]) for k in ours)
+
+
 def test_recogniser_starts_from_a_clip(make: Make, tmp_path: Path) -> None:
     image = {"patch_size": 8, "width": FACE["width"], "depth": FACE["depth"], "heads": FACE["heads"]}
     make("clip", text=TEXT, image=image).export(tmp_path)

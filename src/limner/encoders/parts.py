@@ -8,6 +8,7 @@ from typing import Any
 from limner.encoders.checkpoint import fill_part, load_part, save_part
 from limner.encoders.config import FaceViTConfig, TextTowerConfig
 from limner.encoders.face_vit import FaceViT
+from limner.encoders.faceclip import FILE, FaceCLIPEncoder
 from limner.encoders.text_tower import TextTower
 from limner.encoders.tokenizer import PromptTokenizer
 
@@ -20,12 +21,14 @@ def save_face(folder: Path, face: FaceViT) -> None:
 
 
 def load_face(folder: Path) -> FaceViT:
-    """The face encoder that `save_face` wrote, in evaluation mode.
+    """The face encoder that `save_face` wrote, or that of a FaceCLIP encoder of Limner's, in evaluation mode.
 
     Raises:
-        WeightsUnavailable: not there.
+        WeightsUnavailable: neither is there.
         CorruptData, WeightsMismatch: damaged, or of another shape than its config says.
     """
+    if (folder / FILE).is_file() and not (folder / FACE).is_file():
+        return FaceCLIPEncoder.from_pretrained(folder).faces[0]
     values, state = load_part(folder / FACE)
     return fill_part(FaceViT(FaceViTConfig.from_dict(values)), state, folder / FACE)
 

@@ -18,6 +18,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from limner.config import Config
 from limner.encoders.config import FaceViTConfig
 from limner.encoders.face_vit import FaceViT
+from limner.encoders.faceclip import FILE
 from limner.encoders.parts import FACE, load_face
 from limner.errors import ConfigError, WeightsUnavailable
 
@@ -137,8 +138,6 @@ def load_backbone(folder: str | Path) -> Backbone:
         CorruptData, WeightsMismatch: damaged.
     """
     folder = Path(folder)
-    if (folder / FACE).is_file():
-        return FaceBackbone(load_face(folder))
     if (folder / "image" / "config.json").is_file():
         return _load_clip(folder / "image", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # the clip task's pictures are in [-1, 1]
     if (folder / "config.json").is_file():
@@ -149,10 +148,8 @@ def load_backbone(folder: str | Path) -> Backbone:
             )
         values = json.loads((folder / _PREPROCESSOR).read_text(encoding="utf-8"))
         return _load_clip(folder, tuple(values["image_mean"]), tuple(values["image_std"]))
-    if (folder / "model.safetensors").is_file():
-        from limner.encoders.faceclip import FaceCLIPEncoder
-
-        return FaceBackbone(FaceCLIPEncoder.from_pretrained(folder).faces[0])
+    if (folder / FACE).is_file() or (folder / FILE).is_file():
+        return FaceBackbone(load_face(folder))
     raise WeightsUnavailable(
         f"{folder} holds no recogniser.", "Train one (recipes/mini-recogniser.yaml), or import one (`limner import`)."
     )

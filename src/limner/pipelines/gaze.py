@@ -181,7 +181,7 @@ def add_gaze(model: Model, folder: Path | None = None) -> None:
         if model.world != "sitters" or not folder.is_dir():
             raise WeightsUnavailable(
                 f"{model.name} has no ControlNet for gaze locations.",
-                f"One for the mini models is in benchmarks/weights/{CLONED} of a clone. Otherwise train one ({RECIPE}), "
+                f"A clone has one for the mini models, benchmarks/weights/{CLONED}. For others train one ({RECIPE}), "
                 "and give its weights with --gaze-weights FOLDER.",
             )
     attach(model.pipe, load_gaze(folder, model.pipe.unet, model.pipe._execution_device))

@@ -63,8 +63,8 @@ def counting_sizes() -> bool:
 
 
 def face_of(folder: Path) -> FaceViT:
-    """The face encoder in a folder that the recogniser task wrote; see `limner.encoders.parts.load_face`."""
-    if not counting_sizes() or (folder / parts.FACE).is_file():
+    """The face encoder in a folder that the recogniser or alignment task wrote, see `encoders.parts.load_face`."""
+    if not counting_sizes() or (folder / parts.FACE).is_file() or (folder / parts.FILE).is_file():
         return parts.load_face(folder)
     return FaceViT(FaceViTConfig.from_dict(_settings(folder, "recogniser")["face"])).eval()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,13 +39,14 @@ from limner.training.face_weights import place_weights
 from limner.training.growing import Grown, grow
 from limner.training.identity_loss import IdentityLoss, IdentityLossSettings, RowLosses
 from limner.training.parts import autoencoder_of, face_of, unet_of
+from limner.training.rereading import Said, reread
 from limner.training.sheets import contact_sheet
 from limner.training.task import Losses, Report, Task, channels_last
 from limner.training.towers import face_features
 
 SAMPLING_STEPS = 30
-EXAMPLES = 128
-"""Pictures by which a UNet that grew is settled."""
+EXAMPLES, SENTENCES = 128, 4096
+"""Pictures by which a UNet that grew is settled, and by which one learns to read another encoder."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ class DiffusionSettings(IdentityLossSettings):
         init: folder of a UNet in diffusers' form to start from; its sizes replace `unet`.
         grow_channels, grow_layers: of each level, what the UNet of `init` is grown to (`limner.training.growing`);
             empty leaves it as it is.
+        formerly: folder of the FaceCLIP encoder under which the UNet of `init` was trained, if that is not `encoder`:
+            it begins by reading the one nearly as it read the other (`limner.training.rereading`).
         unet: sizes of a new one.
         schedule: of the noise.
         min_snr: gamma of min-SNR weighting; None weighs all noise alike.
@@ -135,6 +138,7 @@ class DiffusionSettings(IdentityLossSettings):
     init: str = ""
     grow_channels: tuple[int, ...] = ()
     grow_layers: tuple[int, ...] = ()
+    formerly: str = ""
     unet: UNetConfig = field(default_factory=UNetConfig)
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
     min_snr: float | None = None
@@ -158,6 +162,8 @@ class DiffusionSettings(IdentityLossSettings):
         grown = (bool(self.grow_channels), bool(self.grow_layers))
         self.check(grown[0] == grown[1], "grow_channels", "given with grow_layers")
         self.check(not grown[0] or bool(self.init), "grow_channels", "given with init")
+        self.check(not self.formerly or bool(self.init and self.encoder), "formerly", "given with init and encoder")
+        self.check(not (self.formerly and self.grow_channels), "formerly", "not given with grow_channels")
         self.check(0 < self.alone < 1 if both else self.alone == 0, "alone", "above 0 and below 1 with both, else 0")
         for name in ("dropout", "faceless", "prompts"):
             self.check(0 <= getattr(self, name) <= 1, name, "0 to 1")
@@ -228,6 +234,11 @@ class DiffusionTask(Task[DiffusionSettings]):
             faces = [face_features(self.judge, t, self.device, report) if self.judge else None for t in tables]
             targets = [Targets(*own) for own in zip(tables, latents, faces, strict=True)]
             self.sources.append(_Rows(targets, self.conditioner, self.conditioner.prepare(tables, self.device, report)))
+        if self.settings.formerly:
+            former = _conditioner(replace(self.settings, encoder=self.settings.formerly))
+            targets = self.sources[0].targets
+            prepared = former.prepare([t.pictures for t in targets], self.device, report)
+            self._reread(_Rows(targets, former, prepared))
         if self.grown is not None:
             self._settle(self.grown)
             self.grown = None
@@ -358,6 +369,25 @@ class DiffusionTask(Task[DiffusionSettings]):
         said = self.conditioner.draw(batch, dice, self.settings.prompts, self.settings.dropout)
         added = {"text_embeds": said.pooled, "time_ids": batch["time"].float()}
         grown.settle(lambda unet: unet(noisy.seen, noisy.t, said.embeds, added_cond_kwargs=added))
+
+    def _reread(self, former: _Rows) -> None:
+        """Has the UNet read the encoder nearly as it read the former one, whose rows these are."""
+        rows = former.first_group()
+        rows = rows[np.linspace(0, len(rows) - 1, min(SENTENCES, len(rows))).astype(int)]
+        now, was = (self._said(source, rows) for source in (self.sources[0], former))
+        reread(self.unet.to(self.device), now, was)
+
+    def _said(self, source: _Rows, rows: np.ndarray) -> Said:
+        """The conditioning of some rows, drawn as training draws it."""
+        settings, found = self.settings, []
+        for module in source.conditioner.modules:
+            module.to(self.device)
+        for start in range(0, len(rows), 64):
+            some = rows[start : start + 64]
+            batch = {k: v.to(self.device) for k, v in source.batch(some, step=0).items()}
+            dice = Dice(0, 0, range(start, start + len(some)), self.device)
+            found.append(source.conditioner.draw(batch, dice, settings.prompts, settings.dropout))
+        return Said(torch.cat([f.embeds for f in found]), torch.cat([f.pooled for f in found]))
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         return decode_latents(self.autoencoder, latents)
