@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from tiny_model import noise_face, tiny_pipeline
 from limner.cli.main import main
 from limner.errors import ConfigError, CorruptData, WeightsMismatch, WeightsUnavailable
 from limner.pipelines.dreamidentity import assemble
-from limner.pipelines.gaze import Gaze, attach, gaze_image, load_gaze, parse_gaze, stages
+from limner.pipelines.gaze import Gaze, add_gaze, attach, gaze_image, load_gaze, parse_gaze, stages
 from limner.pipelines.gaze_net import GazeNet
 from limner.provenance import read_provenance
 from limner.training.dice import Dice, seed_everything
@@ -146,6 +147,22 @@ def test_levels_of_different_depths(tmp_path: Path) -> None:
     assert np.array_equal(paint(pipe, gaze="0.5,0.4"), steered)
     with pytest.raises(WeightsMismatch, match="layers_per_block"):
         load_gaze(tmp_path, tiny_pipeline().unet)
+
+
+def test_sitters_are_steered_by_what_a_clone_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("limner.pipelines.folders.cloned_weights", lambda name: tmp_path / name)
+    pipe = tiny_pipeline()
+    model: Any = SimpleNamespace(name="tiny", world="sitters", pipe=pipe, weights={})
+    with pytest.raises(WeightsUnavailable, match="no ControlNet") as caught:
+        add_gaze(model)
+    assert "mini-gaze" in str(caught.value.hint)
+    net_for(pipe).save_pretrained(tmp_path / "mini-gaze")
+    add_gaze(model)
+    assert isinstance(model.pipe.controlnet, GazeNet)
+    assert len(model.weights["controlnet"]) == 64
+    elsewhere: Any = SimpleNamespace(name="tiny", world="", pipe=tiny_pipeline(), weights={})
+    with pytest.raises(WeightsUnavailable, match="no ControlNet"):
+        add_gaze(elsewhere)
 
 
 def test_weights_that_cannot_be_used(tmp_path: Path) -> None:

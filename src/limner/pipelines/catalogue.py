@@ -47,7 +47,7 @@ MINI = register_model(
         description="128 px, two CPU cores, seconds; ships with Limner. Knows only its synthetic people (sitters).",
         license="Apache-2.0",
         packaged="faceclip-mini",
-        scores={"identity": 0.717, "found first of 100": 0.623, "attributes / real": 0.955, "text-alignment": 0.630},
+        scores={"identity": 0.731, "found first of 100": 0.630, "attributes / real": 0.953, "text-alignment": 0.636},
         command="limner evaluate recipes/benchmark-faceclip.yaml",
     )
 )
@@ -59,7 +59,7 @@ DREAM_MINI = register_model(
         description="As faceclip-mini, by DreamIdentity: the person is two words, S*, of an unchanged mini base.",
         license="Apache-2.0",
         cloned="dreamidentity-mini",
-        scores={"identity": 0.552, "found first of 100": 0.283, "attributes / real": 0.959, "text-alignment": 0.639},
+        scores={"identity": 0.462, "found first of 100": 0.167, "attributes / real": 0.949, "text-alignment": 0.641},
         command="limner evaluate recipes/benchmark-short.yaml",
     )
 )
@@ -71,7 +71,7 @@ IP_MINI = register_model(
         description="As faceclip-mini, by IP-Adapter-FaceID over dreamidentity-mini's base; young, for comparison.",
         license="Apache-2.0",
         cloned="ip-adapter",
-        scores={"identity": 0.526, "found first of 100": 0.217, "attributes / real": 0.916, "text-alignment": 0.631},
+        scores={"identity": 0.499, "found first of 100": 0.183, "attributes / real": 0.906, "text-alignment": 0.637},
         command="limner evaluate recipes/benchmark-short.yaml",
     )
 )
