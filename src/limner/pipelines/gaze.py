@@ -174,17 +174,24 @@ def add_gaze(model: Model, folder: Path | None = None) -> None:
             f"{model.name} has no UNet for a ControlNet to steer, so the eyes cannot be given a place.",
             "Leave it out, or paint with faceclip-sdxl.",
         )
-    if folder is None:
-        if model.pipe.controlnet is not None:
-            return
-        folder = cloned_weights(CLONED)
-        if model.world != "sitters" or not folder.is_dir():
-            raise WeightsUnavailable(
-                f"{model.name} has no ControlNet for gaze locations.",
-                f"A clone has one for the mini models, benchmarks/weights/{CLONED}. For others train one ({RECIPE}), "
-                "and give its weights with --gaze-weights FOLDER.",
-            )
-    attach(model.pipe, load_gaze(folder, model.pipe.unet, model.pipe._execution_device))
+    if folder is None and model.pipe.controlnet is not None:
+        return
+    none = WeightsUnavailable(
+        f"{model.name} has no ControlNet for gaze locations.",
+        f"A clone has one for the mini models, benchmarks/weights/{CLONED}. For others train one ({RECIPE}), "
+        "and give its weights with --gaze-weights FOLDER.",
+    )
+    shipped = folder is None
+    folder = folder or cloned_weights(CLONED)
+    if shipped and (model.world != "sitters" or not folder.is_dir()):
+        raise none
+    try:
+        net = load_gaze(folder, model.pipe.unet, model.pipe._execution_device)
+    except WeightsMismatch as e:
+        if shipped:
+            raise none from e
+        raise
+    attach(model.pipe, net)
     files = sorted(folder.glob("*.safetensors"))
     model.weights["controlnet"] = hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
 
