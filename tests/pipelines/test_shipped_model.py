@@ -13,6 +13,7 @@ import limner
 from limner.cli.demo import FACE, PROMPTS
 from limner.cli.main import main
 from limner.faces import FaceFinder
+from limner.pipelines.gaze import add_gaze
 from limner.pipelines.loading import Model, load_model
 from limner.pipelines.paint import default_dials, paint
 from limner.pipelines.ranking import NO_FACE, Likeness
@@ -75,6 +76,19 @@ def test_style_and_scene_are_those_asked_for(model: Model, people: list[Identity
     assert np.ptp(drawn, axis=-1).mean() < np.ptp(forest, axis=-1).mean() / 2
     corner = (slice(None), slice(0, 24), slice(0, 24))
     assert snow[corner].mean() > forest[corner].mean() + 0.15
+
+
+def test_the_shipped_controlnet_puts_the_eyes_where_they_are_asked() -> None:
+    model, finder = load_model("dreamidentity-mini", device="cpu"), FaceFinder("mini")
+    add_gaze(model)
+    person = model.pipe.method.enroll([finder.face(FACE)])
+    for x in (0.28, 0.72):
+        dials = default_dials(model, gaze=f"{x},0.42,0.17")
+        for painted in paint(model, person, ["a photo of S*, on a beach"], range(2), dials):
+            face = finder.detector.detect(np.asarray(painted.image))[0]
+            assert face.landmarks is not None
+            middle = face.landmarks[:2].mean(0) / painted.image.size
+            assert np.linalg.norm(middle - (x, 0.42)) < 0.05
 
 
 def test_pictures_show_the_person(model: Model, people: list[Identity]) -> None:
